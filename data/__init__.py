@@ -1,0 +1,1 @@
+"""The corpus: tasks with traces and verifiers, tokenizers, documents, shards and their order."""

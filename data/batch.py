@@ -1,0 +1,52 @@
+"""What the model and the loss receive: the rows of one step, as tensors."""
+
+from dataclasses import dataclass, fields
+
+import torch
+
+from .corpus import RowArrays
+
+
+@dataclass
+class Batch:
+    """B rows of T tokens of packed documents.
+
+    `tokens_BT`, `targets_BT`, `segments_BT` (document of the row, -1 is padding) and `roles_BT` are
+    int64, `loss_BT` (weight of each target) is float32. `denominator` is a float32 scalar: the sum
+    of the loss weights of the whole global batch, over all ranks and accumulation steps, so that
+    the losses of its parts add up to one mean.
+    """
+
+    tokens_BT: torch.Tensor
+    targets_BT: torch.Tensor
+    segments_BT: torch.Tensor
+    roles_BT: torch.Tensor
+    loss_BT: torch.Tensor
+    denominator: torch.Tensor
+
+    @classmethod
+    def from_rows(cls, rows: RowArrays, denominator: float) -> "Batch":
+        """Rows of a corpus as a batch; the tensors share the arrays' memory."""
+        return cls(
+            tokens_BT=torch.from_numpy(rows.tokens),
+            targets_BT=torch.from_numpy(rows.targets),
+            segments_BT=torch.from_numpy(rows.segments),
+            roles_BT=torch.from_numpy(rows.roles),
+            loss_BT=torch.from_numpy(rows.loss),
+            denominator=torch.tensor(denominator, dtype=torch.float32),
+        )
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """The same batch on a device."""
+        return Batch(
+            **{
+                field.name: getattr(self, field.name).to(device, non_blocking=non_blocking)
+                for field in fields(self)
+            }
+        )
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory, from where copies to a GPU can overlap work."""
+        return Batch(
+            **{field.name: getattr(self, field.name).pin_memory() for field in fields(self)}
+        )

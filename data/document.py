@@ -1,0 +1,144 @@
+"""One problem as a document: its text, tokens, targets, roles and loss weights.
+
+The layout is the same for every task, so that one model learns all trace modes:
+
+    <task> Ln <mode> question ... [ <think> steps ... </think> ] answer ... <eos>
+
+Everything up to the question, and `<think>` where there is a trace, is the prompt (role QUESTION).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .roles import Role
+from .split import split_of, splittable
+from .task_list import TASKS
+from .tasks.task import Problem
+from .tokenizer import END_THINK, EOS, MODES, THINK, Tokenizer, task_token
+
+
+@dataclass
+class LossWeights:
+    """The weight of a target token by its role; `question=1` is the loss on all tokens."""
+
+    question: float = 0.0
+    trace: float = 1.0
+    answer: float = 1.0
+
+    def by_role(self) -> np.ndarray:
+        """[roles] float32: the weight at the index of each role; padding and thoughts have none."""
+        weights = np.zeros(len(Role), dtype=np.float32)
+        weights[Role.QUESTION], weights[Role.TRACE] = self.question, self.trace
+        weights[Role.ANSWER] = self.answer
+        return weights
+
+
+@dataclass(frozen=True)
+class EncodedDocument:
+    """Arrays of equal length T: `targets[t]` is to be predicted at t with weight `loss[t]`.
+
+    `tokens` and `targets` are int32, `roles` (of the tokens) uint8, `loss` float32. The last target
+    is padding with no weight.
+    """
+
+    tokens: np.ndarray
+    targets: np.ndarray
+    roles: np.ndarray
+    loss: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def prompt_text(problem: Problem, trace: str) -> str:
+    """The document through the question, and `<think>` where a trace follows."""
+    opening = f"{task_token(problem.task)} L{problem.level} {mode_token(trace)} {problem.question}"
+    return opening if trace == "none" else f"{opening} {THINK}"
+
+
+def document_text(problem: Problem, trace: str) -> str:
+    """The whole document."""
+    return "".join(text for text, _ in pieces(problem, trace))
+
+
+def pieces(problem: Problem, trace: str) -> list[tuple[str, Role]]:
+    """The document cut where roles change; the texts, joined, are the document."""
+    result = [(prompt_text(problem, trace), Role.QUESTION)]
+    if trace != "none":
+        steps = " ".join(TASKS[problem.task].trace(problem, trace))
+        result.append((f" {steps} {END_THINK}", Role.TRACE))
+    return [*result, (f" {problem.answer} {EOS}", Role.ANSWER)]
+
+
+def mode_token(trace: str) -> str:
+    """The token that announces a trace mode; ValueError names the modes."""
+    if trace not in MODES:
+        raise ValueError(f"trace={trace} is not a trace mode: use one of {', '.join(MODES)}")
+    return MODES[trace]
+
+
+def encode_document(
+    problem: Problem, trace: str, tokenizer: Tokenizer, weights: LossWeights, dense: bool = False
+) -> EncodedDocument:
+    """The document's arrays; `dense` asks for the answer so far after each question symbol.
+
+    Dense documents exist without a trace, for tasks with labels and tokenizers with one token a
+    symbol; ValueError otherwise.
+    """
+    tokens, roles = encode_pieces(problem, trace, tokenizer)
+    targets = np.append(tokens[1:], np.int32(tokenizer.pad_id))
+    loss = np.append(weights.by_role()[roles[1:]], np.float32(0))
+    if dense:
+        first, labels = dense_targets(problem, trace, tokenizer)
+        place = slice(first, first + len(labels))
+        targets[place] = labels
+        loss[place] = np.where(held_out_prefixes(problem), 0, np.float32(weights.answer))
+    return EncodedDocument(tokens, targets, roles, loss)
+
+
+def encode_pieces(
+    problem: Problem, trace: str, tokenizer: Tokenizer
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and roles; a piece is encoded alone, exactly as the evaluator encodes a prompt."""
+    tokens: list[int] = []
+    roles: list[int] = []
+    for text, role in pieces(problem, trace):
+        ids = tokenizer.encode(text)
+        tokens += ids
+        roles += [int(role)] * len(ids)
+    return np.array(tokens, dtype=np.int32), np.array(roles, dtype=np.uint8)
+
+
+def dense_targets(problem: Problem, trace: str, tokenizer: Tokenizer) -> tuple[int, np.ndarray]:
+    """Where the question starts in the tokens, and the labels of its symbols."""
+    if problem.labels is None:
+        raise ValueError(f"dense=true needs a task with labels, which {problem.task} has not")
+    if trace != "none":
+        raise ValueError(
+            f"dense=true needs trace=none, not trace={trace}: labels replace the trace"
+        )
+    labels = [tokenizer.encode(label) for label in problem.labels]
+    header = tokenizer.encode(prompt_text(problem, trace).removesuffix(problem.question))
+    symbols = [tokenizer.encode(symbol) for symbol in problem.symbols]
+    if any(len(ids) != 1 for ids in (*labels, *symbols)):
+        raise ValueError("dense=true needs one token a symbol: use tokenizer.kind=symbolic")
+    return len(header), np.array(labels, dtype=np.int32)[:, 0]
+
+
+def held_out_prefixes(problem: Problem) -> np.ndarray:
+    """[symbols] bool: where the question so far is itself a held-out problem of its length.
+
+    A label there would teach its answer. The whole question is judged by its own split, not here:
+    a validation document keeps its last label.
+    """
+    last = len(problem.symbols) - 1
+    return np.array([i < last and is_held_out(problem, i) for i in range(last + 1)])
+
+
+def is_held_out(problem: Problem, index: int) -> bool:
+    """Whether the question through symbol `index` belongs to validation or test."""
+    level = index + 1
+    if not splittable(problem.task, level):
+        return False
+    return split_of(problem.task, problem.prefix(index)) != "train"

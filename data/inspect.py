@@ -1,0 +1,206 @@
+"""`python -m data.inspect`: problems as a person reads them, or the list of tasks."""
+
+import os
+import shutil
+import sys
+import textwrap
+import time
+from dataclasses import dataclass, fields
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from .document import document_text
+from .split import SPLITS, problem_at, splittable
+from .task_list import TASKS, find_task
+from .tasks.task import TRACES, Problem, Task
+
+HELP = f"""\
+Print problems of a task as a person reads them, or list the tasks.
+
+  python -m data.inspect                                the list of tasks
+  python -m data.inspect task=phop                      three problems at its easiest level
+  python -m data.inspect task=phop level=8 trace=full   ... at level 8, with the whole solution
+  python -m data.inspect task=s3 level=6 count=1 seed=4 split=test
+
+Switches are key=value:
+
+  task    one of {", ".join(TASKS)}
+  level   how hard; the list of tasks says which levels each was trained on and which go beyond
+  trace   what is written before the answer: {", ".join(TRACES)} (default full)
+  count   how many problems (default 3)
+  seed    another seed, other problems (default 0)
+  split   {", ".join(SPLITS)} (default train); problems of one never occur in another
+
+Each problem has its question, its trace (one step a line where steps are long) and its answer.
+"""
+
+LABEL_WIDTH = 11
+SECONDS_PER_TASK = 0.05
+
+
+@dataclass
+class InspectConfig:
+    """The switches of the verb."""
+
+    task: str | None = None
+    level: int | None = None
+    trace: str = "full"
+    count: int = 3
+    seed: int = 0
+    split: str = "train"
+
+
+def main(arguments: list[str]) -> int:
+    """Run the verb; returns the exit status, 2 for a mistake in the arguments."""
+    if {"--help", "-h", "help"} & set(arguments):
+        print(HELP, end="")
+        return 0
+    try:
+        config = parse(arguments)
+        lines = problem_lines(config) if config.task is not None else task_lines()
+    except ValueError as error:
+        print(f"data.inspect: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 2
+    print("\n".join(lines))
+    return 0
+
+
+def parse(arguments: list[str]) -> InspectConfig:
+    """The switches; ValueError names the one that is wrong and what is allowed."""
+    keys = [field.name for field in fields(InspectConfig)]
+    config = OmegaConf.structured(InspectConfig)
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or key not in keys:
+            raise ValueError(
+                f"{argument} is not a switch: use key=value with a key of {', '.join(keys)}"
+                " (--help says more)"
+            )
+        try:
+            config[key] = value
+        except OmegaConfBaseException:
+            raise ValueError(f"{argument} is not possible: {key} is a whole number") from None
+    return checked(InspectConfig(**{key: config[key] for key in keys}))
+
+
+def checked(config: InspectConfig) -> InspectConfig:
+    """The config, where its values are possible; ValueError where they aren't."""
+    if config.task is None and config != InspectConfig():
+        raise ValueError(f"task=NAME is missing: use one of {', '.join(TASKS)}")
+    if config.trace not in TRACES:
+        raise ValueError(
+            f"trace={config.trace} is not a trace mode: use one of {', '.join(TRACES)}"
+        )
+    if config.count < 1:
+        raise ValueError(f"count={config.count} is not possible: use 1 or more")
+    return config
+
+
+def problem_lines(config: InspectConfig) -> list[str]:
+    """The problems that the switches ask for."""
+    task = find_task(str(config.task))
+    level = task.levels[0] if config.level is None else config.level
+    lines = [f"{task.name}, level {level}, trace {config.trace}, split {config.split}"]
+    task.check_level(level)
+    if not splittable(task.name, level):
+        lines[0] += f" (train-only: this level has just {task.num_problems(level)} questions)"
+    for index in range(config.count):
+        problem = problem_at(task.name, level, config.split, config.seed, index)
+        lines += ["", f"problem {index} of seed {config.seed}", *shown(task, problem, config.trace)]
+    return lines
+
+
+def shown(task: Task, problem: Problem, trace: str) -> list[str]:
+    """One problem, each part under its label."""
+    steps = task.trace(problem, trace)
+    by_line = any(" " in step for step in steps)
+    size = f"{len(document_text(problem, trace).split())} symbols, minimal trace"
+    return [
+        *labelled("question", [problem.question]),
+        *labelled(
+            "trace", (list(steps) if by_line else [" ".join(steps)]) if steps else ["(none)"]
+        ),
+        *labelled("answer", [problem.answer]),
+        *labelled(
+            "document", [f"{size} {problem.minimal_trace}, chance {chance(task, problem.level)}"]
+        ),
+    ]
+
+
+def labelled(label: str, texts: list[str]) -> list[str]:
+    """Texts wrapped to the terminal beside a label."""
+    width = max(terminal_width() - LABEL_WIDTH, 20)
+    wrapped = [
+        line for text in texts for line in textwrap.wrap(text, width, break_on_hyphens=False)
+    ]
+    margins = [f"  {label}".ljust(LABEL_WIDTH), *[" " * LABEL_WIDTH] * (len(wrapped) - 1)]
+    return [margin + line for margin, line in zip(margins, wrapped, strict=True)]
+
+
+def task_lines() -> list[str]:
+    """The table of tasks; sizes and speed are of the middle level."""
+    header = ("task", "capability", "levels", "beyond", "chance", "tokens", "problems/s")
+    rows = [header, *map(task_row, TASKS.values())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return [*lines, "", *textwrap.wrap(LEGEND, terminal_width())]
+
+
+LEGEND = (
+    "*: train-only, the level has too few questions to hold any out. chance: best accuracy of a"
+    " guesser that knows only the level. tokens: symbols of a document with trace"
+    f" {' / '.join(TRACES)}. problems/s: drawn on one core of this machine just now. The last three"
+    " are of the middle level. See problems with task=NAME; --help says more."
+)
+
+
+def task_row(task: Task) -> tuple[str, ...]:
+    """One line of the table."""
+    level = task.levels[len(task.levels) // 2]
+    problem = problem_at(task.name, level, "train", 0, 0)
+    tokens = [len(document_text(problem, trace).split()) for trace in TRACES]
+    return (
+        task.name,
+        task.capability,
+        marked(task, task.levels),
+        marked(task, task.beyond),
+        chance(task, level),
+        " / ".join(map(str, tokens)),
+        f"{problems_per_second(task, level):,.0f}",
+    )
+
+
+def marked(task: Task, levels: tuple[int, ...]) -> str:
+    """Levels as a person reads them, with a star at those that are train-only."""
+    return " ".join(f"{level}{'' if splittable(task.name, level) else '*'}" for level in levels)
+
+
+def chance(task: Task, level: int) -> str:
+    """Chance to three significant digits."""
+    return f"{task.chance(level):.3g}"
+
+
+def problems_per_second(task: Task, level: int) -> float:
+    """How fast training problems are drawn, measured for a moment."""
+    start, index = time.perf_counter(), 0
+    while time.perf_counter() - start < SECONDS_PER_TASK:
+        problem_at(task.name, level, "train", 0, index)
+        index += 1
+    return index / (time.perf_counter() - start)
+
+
+def terminal_width() -> int:
+    """Columns to fill; a pipe gets 100."""
+    return shutil.get_terminal_size((100, 24)).columns
+
+
+if __name__ == "__main__":
+    try:
+        status = main(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (`| head`) has enough; keep the interpreter from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)

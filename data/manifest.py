@@ -1,0 +1,168 @@
+"""The manifest of a corpus: what it was made from, what it holds, and the hash of all that.
+
+A checkpoint carries the manifest's hash, so that a run is never resumed on another corpus.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from .atomic import write_atomically
+from .config import DataConfig, SourceConfig
+from .shards import CorpusError, record_dtype
+from .task_list import TASKS
+from .tokenizer import Tokenizer
+
+FORMAT = 1  # of the files; older ones are refused
+# Raise it with any change of the tasks or of the layout of documents that changes a corpus's bytes:
+# otherwise a corpus that was made before the change would be taken for a new one.
+GENERATOR_VERSION = 1
+MANIFEST = "manifest.json"
+
+Json = dict[str, Any]
+
+
+def corpus_definition(config: DataConfig, tokenizer: Tokenizer) -> Json:
+    """All that determines the bytes of a corpus: not its name, its place or the workers."""
+    return {
+        "generator_version": GENERATOR_VERSION,
+        "format": FORMAT,
+        "context": config.context,
+        "seed": config.seed,
+        "num_documents": config.num_documents,
+        "num_validation_documents": config.num_validation_documents,
+        "documents_per_shard": config.documents_per_shard,
+        "tokenizer": tokenizer.fingerprint,
+        "loss": {role: float(weight) for role, weight in vars(config.loss).items()},
+        "sources": {name: _source_definition(source) for name, source in config.named_sources()},
+    }
+
+
+def _source_definition(source: SourceConfig) -> Json:
+    return {
+        "task": source.task,
+        "trace": source.trace,
+        "levels": [int(level) for level in source.levels],
+        "weight": float(source.weight),
+        "dense": bool(source.dense),
+    }
+
+
+def json_hash(value: Any) -> str:
+    """sha256 of the canonical JSON: sorted keys, no spaces, ASCII, no NaN."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def build_manifest(config: DataConfig, tokenizer: Tokenizer, shards: dict[str, list[Json]]) -> Json:
+    """The manifest of a finished corpus.
+
+    Args:
+        config: its configuration.
+        tokenizer: its tokenizer.
+        shards: the entries of the shards of each split, as `data.make` wrote them beside the files.
+    """
+    definition = corpus_definition(config, tokenizer)
+    manifest: Json = {
+        "definition": definition,
+        "definition_hash": json_hash(definition),
+        "tokenizer": {"spec": tokenizer.spec(), "fingerprint": tokenizer.fingerprint},
+        "context": config.context,
+        "record": [list(field) for field in record_dtype(tokenizer.vocab_size).descr],
+        "sources": {
+            name: _source_facts(number, source)
+            for number, (name, source) in enumerate(config.named_sources())
+        },
+        "splits": {
+            split: _split_facts(entries, config.context) for split, entries in shards.items()
+        },
+    }
+    return {**manifest, "hash": json_hash(manifest)}
+
+
+def _source_facts(number: int, source: SourceConfig) -> Json:
+    train_only = source.train_only_levels
+    return {
+        **_source_definition(source),
+        "id": number,
+        "licence": TASKS[source.task].licence,
+        "source": TASKS[source.task].source,
+        "train_only_levels": train_only,
+        # Validation problems never occur in training; where no level allows that, there are none.
+        "in_validation": set(source.levels) != set(train_only),
+    }
+
+
+def _split_facts(entries: list[Json], context: int) -> Json:
+    def total(key: str) -> int:
+        return sum(entry[key] for entry in entries)
+
+    rows, tokens = total("rows"), total("tokens")
+    return {
+        "documents": total("documents"),
+        "split_documents": total("split_documents"),
+        "rows": rows,
+        "tokens": tokens,
+        "utilisation": tokens / (rows * context) if rows else 0.0,
+        "sources": _source_counts([entry["sources"] for entry in entries]),
+        "shards": [
+            {key: value for key, value in entry.items() if key != "sources"} for entry in entries
+        ],
+    }
+
+
+def _source_counts(per_shard: list[dict[str, Json]]) -> dict[str, Json]:
+    """Documents, tokens, documents per level and share of the loss weights of each source."""
+    counts: dict[str, Json] = {}
+    for name, shard in (item for sources in per_shard for item in sources.items()):
+        count = counts.setdefault(name, {"documents": 0, "tokens": 0, "loss": 0.0, "levels": {}})
+        for key in ("documents", "tokens", "loss"):
+            count[key] += shard[key]
+        for level, documents in shard["levels"].items():
+            count["levels"][level] = count["levels"].get(level, 0) + documents
+    whole = sum(count["loss"] for count in counts.values())
+    for count in counts.values():
+        count["loss_share"] = count["loss"] / whole if whole else 0.0
+    return counts
+
+
+def write_json(path: Path, value: Json) -> None:
+    """Write a JSON file for people to read: sorted keys, one entry a line, complete or absent."""
+    write_atomically(path, (json.dumps(value, sort_keys=True, indent=1) + "\n").encode())
+
+
+def read_manifest(folder: Path) -> Json:
+    """The manifest of the corpus in `folder`, checked against its own hash.
+
+    Raises:
+        CorpusError: there is no such folder or manifest, or it is damaged or of another format.
+    """
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise CorpusError(f"{folder}: there is no such corpus; make it with `python -m data`")
+    if not path.is_file():
+        raise CorpusError(
+            f"{path}: the corpus is not complete (interrupted?); "
+            "run `python -m data` with the same settings to go on"
+        )
+    manifest = _parsed(path)
+    if manifest["definition"]["format"] != FORMAT:
+        raise CorpusError(
+            f"{path}: format {manifest['definition']['format']}, not {FORMAT}; make it again"
+        )
+    return manifest
+
+
+def _parsed(path: Path) -> Json:
+    try:
+        manifest = json.loads(path.read_bytes())
+        claimed = manifest.pop("hash")
+    except (ValueError, KeyError, AttributeError, TypeError):
+        manifest, claimed = {}, None
+    if not manifest or claimed != json_hash(manifest):
+        raise CorpusError(
+            f"{path}: the manifest is damaged; "
+            "run `python -m data` with the same settings to write it again"
+        )
+    return {**manifest, "hash": claimed}

@@ -1,0 +1,137 @@
+"""The corpus as Lightning reads it: the batch of a step is a pure function of (seed, stage, step).
+
+No loader state is ever saved: where a run stands follows from its step, so a resumed run reads
+exactly what an uninterrupted one reads, at any world size.
+"""
+
+from collections.abc import Callable, Iterator
+
+import lightning as L
+import numpy as np
+from torch.utils.data import DataLoader, IterableDataset
+
+from .batch import Batch
+from .corpus import Corpus, PackedRows
+from .order import GlobalOrder
+
+Place = Callable[[int], tuple[int, int]]
+"""`step of the run -> (stage, step within the stage)`."""
+
+
+class StepRows(IterableDataset[Batch]):
+    """The micro-batches that one rank reads, from a step on.
+
+    Args:
+        rows: the split to read.
+        rows_per_step: rows of a global batch; ranks and accumulation cut it into equal parts.
+        seed: keys the order.
+        place: maps a step of the run to its stage and the step within it.
+        steps: first and one past the last step.
+        rank: this process, and `world_size` how many there are.
+        accumulate: micro-batches a step.
+    """
+
+    def __init__(
+        self,
+        rows: PackedRows,
+        rows_per_step: int,
+        seed: int,
+        place: Place,
+        steps: range,
+        rank: int,
+        world_size: int,
+        accumulate: int,
+    ) -> None:
+        super().__init__()
+        self.rows, self.rows_per_step, self.seed, self.place = rows, rows_per_step, seed, place
+        self.steps, self.rank, self.parts = steps, rank, (world_size, accumulate)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for step in self.steps:
+            indices = self.indices(step)
+            denominator = self.rows.loss_sum(indices)
+            for part in self.micro_batches(indices):
+                yield Batch.from_rows(self.rows.read(part), denominator)
+
+    def indices(self, step: int) -> np.ndarray:
+        """Return the rows of the global batch of a step."""
+        stage, stage_step = self.place(step)
+        order = GlobalOrder(self.rows.num_rows, self.rows_per_step, self.seed, stage)
+        return order.indices(stage_step)
+
+    def micro_batches(self, indices: np.ndarray) -> list[np.ndarray]:
+        """Return this rank's share of a global batch, one array per accumulation step."""
+        world_size, accumulate = self.parts
+        mine = indices.reshape(accumulate, world_size, -1)[:, self.rank]
+        return list(mine)
+
+
+class CorpusModule(L.LightningDataModule):
+    """Feeds a corpus to the trainer.
+
+    Args:
+        corpus: opened corpus.
+        rows_per_step: rows of a global batch.
+        validation_rows: rows of the validation split to score; 0 is none.
+        seed: keys the order.
+        place: maps a step of the run to its stage and the step within it.
+        max_steps: steps of the run.
+        accumulate: micro-batches a step.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        rows_per_step: int,
+        validation_rows: int,
+        seed: int,
+        place: Place,
+        max_steps: int,
+        accumulate: int = 1,
+    ) -> None:
+        super().__init__()
+        self.corpus, self.rows_per_step, self.seed = corpus, rows_per_step, seed
+        self.validation_rows, self.place, self.max_steps = validation_rows, place, max_steps
+        self.accumulate = accumulate
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Return the loader from the trainer's step to the end of the run."""
+        assert self.trainer is not None
+        return DataLoader(self.steps_from(self.trainer.global_step), batch_size=None)
+
+    def steps_from(self, step: int) -> StepRows:
+        """Return what this rank reads from `step` on.
+
+        Raises:
+            ValueError: where ranks and accumulation don't divide the global batch.
+        """
+        world_size = self.trainer.world_size if self.trainer is not None else 1
+        rank = self.trainer.global_rank if self.trainer is not None else 0
+        if self.rows_per_step % (world_size * self.accumulate):
+            raise ValueError(
+                f"trainer.rows_per_step={self.rows_per_step} can't be cut into {world_size} "
+                f"processes x parallel.accumulate={self.accumulate}: choose a multiple"
+            )
+        return StepRows(
+            self.corpus.split("train"),
+            self.rows_per_step,
+            self.seed,
+            self.place,
+            range(step, self.max_steps),
+            rank,
+            world_size,
+            self.accumulate,
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        """Return a loader over the first validation rows (none where there are none)."""
+        has_rows = self.corpus.manifest["splits"].get("validation", {}).get("rows", 0)
+        if not self.validation_rows or not has_rows:
+            return []
+        rows = self.corpus.split("validation")
+        indices = np.arange(min(self.validation_rows, rows.num_rows))
+        batches = [
+            Batch.from_rows(rows.read(part), rows.loss_sum(part))
+            for part in np.array_split(indices, -(-len(indices) // self.rows_per_step))
+        ]
+        return DataLoader(batches, batch_size=None)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,162 @@
+"""One interface, three tokenizers; each is rebuilt from its spec."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as Fast
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+from data.tokenizer import (
+    LARGEST_SYMBOLIC,
+    SPECIALS,
+    ByteTokenizer,
+    HuggingFaceTokenizer,
+    SymbolicTokenizer,
+    Tokenizer,
+    TokenizerConfig,
+    tokenizer_from_config,
+    tokenizer_from_spec,
+)
+
+DOCUMENT = "<phop> L8 <full> a b a c <think> b c </think> c <eos>"
+
+
+def byte_bpe(lower_case: bool = False) -> str:
+    """A tiny byte-level BPE, as the text of its tokenizer.json."""
+    fast = Fast(models.BPE())
+    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast.decoder = decoders.ByteLevel()
+    if lower_case:
+        fast.normalizer = normalizers.Lowercase()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    fast.train_from_iterator(["e1 e2 e3 a b c"] * 20, trainer)
+    return fast.to_str()
+
+
+TOKENIZERS: dict[str, Tokenizer] = {
+    "symbolic": SymbolicTokenizer(),
+    "bytes": ByteTokenizer(),
+    "huggingface": HuggingFaceTokenizer(byte_bpe()),
+}
+EACH = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS)
+
+
+@EACH
+def test_documents_come_back(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode(DOCUMENT)
+    assert tokenizer.decode(ids) == DOCUMENT
+    assert all(0 <= token < tokenizer.vocab_size for token in ids)
+    assert ids[-1] == tokenizer.eos_id
+    assert ids.count(tokenizer.think_id) == ids.count(tokenizer.end_think_id) == 1
+    assert tokenizer.pad_id not in ids
+
+
+@EACH
+def test_each_special_is_one_token_and_its_own(tokenizer: Tokenizer) -> None:
+    ids = [tokenizer.encode(special) for special in SPECIALS]
+    assert len({token for (token,) in ids}) == len(SPECIALS)
+    specials = (tokenizer.pad_id, tokenizer.eos_id, tokenizer.think_id, tokenizer.end_think_id)
+    assert len(set(specials)) == 4
+
+
+@EACH
+def test_any_ids_decode(tokenizer: Tokenizer) -> None:
+    assert tokenizer.vocab_size % 64 == 0
+    for token in range(tokenizer.vocab_size):
+        assert isinstance(tokenizer.decode([token]), str)
+    assert tokenizer.decode([]) == "" and tokenizer.encode("") == []
+    for outside in (-1, tokenizer.vocab_size):
+        with pytest.raises(ValueError, match=rf"token {outside} is outside"):
+            tokenizer.decode([outside])
+
+
+@EACH
+def test_the_spec_rebuilds_it(tokenizer: Tokenizer) -> None:
+    spec = json.loads(json.dumps(tokenizer.spec()))
+    again = tokenizer_from_spec(spec)
+    assert again.fingerprint == tokenizer.fingerprint
+    assert again.encode(DOCUMENT) == tokenizer.encode(DOCUMENT)
+    assert again.vocab_size == tokenizer.vocab_size
+
+
+def test_fingerprints_tell_tokenizers_apart() -> None:
+    fewer = SymbolicTokenizer(SymbolicTokenizer().tokens[:-1])
+    fingerprints = {tokenizer.fingerprint for tokenizer in (*TOKENIZERS.values(), fewer)}
+    assert len(fingerprints) == 4 and all(len(each) == 64 for each in fingerprints)
+
+
+def test_an_older_vocabulary_still_reads_its_corpus() -> None:
+    older = SymbolicTokenizer([*SPECIALS, "<phop>", "L8", "c", "b", "a"])
+    assert older.decode(older.encode(DOCUMENT)) == DOCUMENT
+    assert older.encode("a") != SymbolicTokenizer().encode("a")
+
+
+def test_the_symbolic_vocabulary_is_closed_sorted_and_small() -> None:
+    tokens = SymbolicTokenizer().tokens
+    assert tokens[: len(SPECIALS)] == SPECIALS
+    assert list(tokens[len(SPECIALS) :]) == sorted(set(tokens) - set(SPECIALS))
+    assert len(tokens) <= LARGEST_SYMBOLIC
+    assert {*"0123456789", "L0", "L64", "e119", "x39", "+", "="} <= set(tokens)
+
+
+def test_an_unknown_symbol_is_named() -> None:
+    with pytest.raises(ValueError, match=r"symbol '42' is not in the symbolic vocabulary"):
+        SymbolicTokenizer().encode("4 2 42")
+    with pytest.raises(ValueError, match="<think>"):
+        SymbolicTokenizer(["<pad>", "a"])
+
+
+@given(st.text(max_size=60))
+@settings(deadline=None)
+def test_bytes_come_back_exactly(text: str) -> None:
+    tokenizer = ByteTokenizer()
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@given(st.text(max_size=20), st.sampled_from(SPECIALS), st.text(max_size=20))
+@settings(deadline=None)
+def test_specials_inside_text_are_one_token(before: str, special: str, after: str) -> None:
+    tokenizer = ByteTokenizer()
+    joined = tokenizer.encode(before) + tokenizer.encode(special) + tokenizer.encode(after)
+    assert tokenizer.encode(before + special + after) == joined
+
+
+def test_a_hugging_face_file(tmp_path: Path) -> None:
+    file = tmp_path / "tokenizer.json"
+    file.write_text(byte_bpe())
+    tokenizer = tokenizer_from_config(TokenizerConfig("huggingface", str(file)))
+    assert tokenizer.fingerprint == TOKENIZERS["huggingface"].fingerprint
+
+
+def test_a_tokenizer_that_loses_text_is_refused() -> None:
+    with pytest.raises(ValueError, match="doesn't give the text of a task back"):
+        HuggingFaceTokenizer(byte_bpe(lower_case=True))
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.json").write_text("{}")
+    for name in ("absent.json", "broken.json"):
+        with pytest.raises(ValueError, match=rf"tokenizer.path=.*{name}"):
+            tokenizer_from_config(TokenizerConfig("huggingface", str(tmp_path / name)))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (TokenizerConfig("words"), "tokenizer.kind=words .* symbolic, bytes, huggingface"),
+        (TokenizerConfig("huggingface"), "needs tokenizer.path=FILE"),
+        (TokenizerConfig("bytes", "x.json"), "tokenizer.path is only for kind huggingface"),
+    ],
+)
+def test_impossible_configs_are_refused(config: TokenizerConfig, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tokenizer_from_config(config)
+
+
+def test_an_unknown_spec_is_refused() -> None:
+    with pytest.raises(ValueError, match="tokenizer kind 'words' is unknown"):
+        tokenizer_from_spec({"kind": "words"})
