@@ -1,0 +1,200 @@
+"""The backbone: embed, depth over a stack of blocks, norm and head; one class for every one.
+
+Legend: B batch, T time, D width, V vocabulary.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .block import Block
+from .config import BackboneConfig
+from .cost import Cost, linear_flops
+from .depth.depth import Trajectory
+from .latent.latent import Thought
+from .layers import RMSNorm
+from .layout import parse_layout
+from .mixer import Mixer, Site
+
+
+@dataclass
+class BackboneState:
+    """Memory of a batch of rows: one typed mixer state per block call, in call order.
+
+    Attributes:
+        calls: the mixers' states.
+        loops: the loop count that they were made for.
+    """
+
+    calls: list[Any]
+    loops: int
+
+    def take(self, rows: Tensor) -> "BackboneState":
+        """Return a copy with these rows, in this order: drop finished ones, or fork by repeating."""
+        return BackboneState([state.take(rows) for state in self.calls], self.loops)
+
+    def put(self, rows: Tensor, other: "BackboneState") -> None:
+        """Overwrite these rows, in place, by the rows of another state of the same capacity."""
+        if other.loops != self.loops:
+            raise ValueError(
+                f"a state of {other.loops} loops can't enter one of {self.loops}: use one count"
+            )
+        for mine, theirs in zip(self.calls, other.calls, strict=True):
+            mine.put(rows, theirs)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(state.nbytes for state in self.calls)
+
+
+@dataclass
+class Output:
+    """What a forward pass returns.
+
+    Attributes:
+        hidden_BTD: final hidden states, normalised.
+        state: memory for the next call (None if none was given).
+        trajectory: what really ran.
+        readout: hidden states to logits; apply it to as few positions as you need.
+        losses: auxiliary losses by name.
+    """
+
+    hidden_BTD: Tensor
+    state: BackboneState | None
+    trajectory: Trajectory
+    readout: Callable[[Tensor], Tensor]
+    losses: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Backbone(nn.Module):
+    """A language model made of the nouns: mixers in blocks, under a depth and a latent scheme.
+
+    Args:
+        config: settings; `vocab_size` and `mlp_hidden` must be filled in (see `models.sizing`).
+
+    Raises:
+        ValueError: on impossible settings, naming the key.
+    """
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        if config.vocab_size < 1 or config.mlp_hidden is None:
+            raise ValueError(
+                f"backbone.vocab_size={config.vocab_size}, backbone.mlp_hidden={config.mlp_hidden}:"
+                " both must be set to build; models.sizing.resolve derives them"
+            )
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.dim)
+        self.depth = config.depth.build(make_blocks(config), config.dim)
+        self.latent = config.latent.build(config.dim)
+        self.norm = RMSNorm(config.dim)
+        self.head = nn.Linear(config.dim, config.vocab_size, bias=False)
+        if config.tie_embeddings:
+            self.head.weight = self.embedding.weight
+        self.reset_embeddings()
+
+    def reset_embeddings(self) -> None:
+        """Draw the embedding with standard deviation 0.02 (GPT-2); an untied head starts at zero."""
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        if not self.config.tie_embeddings:
+            nn.init.zeros_(self.head.weight)
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        segments_BT: Tensor | None = None,
+        state: BackboneState | None = None,
+        loops: int | None = None,
+        roles_BT: Tensor | None = None,
+        record: bool = False,
+    ) -> Output:
+        """Read tokens.
+
+        Args:
+            tokens_BT: token ids.
+            segments_BT: document ids, contiguous, -1 is padding; None is one document (with a
+                state: the document that the state is in).
+            state: memory of earlier calls, updated in place; None scores from scratch.
+            loops: loop count; None is the state's, or else the depth's default.
+            roles_BT: what each token is, for latent schemes that think at certain places.
+            record: keep the state after each recurrence in the trajectory.
+        """
+        if loops is None and state is not None:
+            loops = state.loops
+        count = self.depth.resolve_loops(loops)
+
+        def run(x_BTD: Tensor) -> Thought:
+            calls = None if state is None else state.calls
+            x_BTD, _, trajectory = self.depth(x_BTD, segments_BT, calls, count, record)
+            return Thought(self.norm(x_BTD), state, trajectory)
+
+        thought = self.latent(tokens_BT, roles_BT, self.embedding, run, self.head)
+        return Output(
+            thought.hidden_BTD, thought.state, thought.trajectory, self.head, thought.losses
+        )
+
+    def init_state(
+        self,
+        batch: int,
+        max_len: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        loops: int | None = None,
+    ) -> BackboneState:
+        """Return empty memory for `batch` documents of up to `max_len` tokens."""
+        count = self.depth.resolve_loops(loops)
+        return BackboneState(
+            self.depth.init_state(batch, max_len, device, dtype, count), loops=count
+        )
+
+    def cost(self, context: int, loops: int | None = None) -> Cost:
+        """Cost of one token that sees `context` tokens, itself included, read out."""
+        return self.depth.cost(context, self.depth.resolve_loops(loops)) + self._head_cost()
+
+    def prefill_cost(self, length: int, loops: int | None = None, readouts: int = 1) -> Cost:
+        """Cost of reading `length` tokens at once, reading out `readouts` of them."""
+        head = self._head_cost()
+        once = Cost(flops=readouts * head.flops, weight_bytes=head.weight_bytes)
+        return self.depth.prefill_cost(length, self.depth.resolve_loops(loops)) + once
+
+    def _head_cost(self) -> Cost:
+        norm = 4 * self.norm.weight.numel()
+        flops = linear_flops(self.config.dim, self.config.vocab_size)
+        return Cost(flops=flops, weight_bytes=4 * self.head.weight.numel() + norm)
+
+    def block_calls_per_position(self, loops: int | None = None) -> int:
+        """Passes through blocks that one position runs."""
+        return len(self.depth.calls(self.depth.resolve_loops(loops)))
+
+    @property
+    def num_parameters(self) -> int:
+        """Unique parameters."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def compile_blocks(self) -> None:
+        """Compile each block in place: a varying loop count then never recompiles the model."""
+        for block in self.depth.blocks:
+            block.compile()
+
+
+def make_blocks(config: BackboneConfig) -> nn.ModuleList:
+    """Make the stored blocks that the layout spells out."""
+    assert config.mlp_hidden is not None
+    names = parse_layout(config.layout, config.num_layers, list(config.mixers))
+    return nn.ModuleList(
+        Block(_build_mixer(config, name, layer), config.dim, config.mlp_hidden)
+        for layer, name in enumerate(names)
+    )
+
+
+def _build_mixer(config: BackboneConfig, name: str, layer: int) -> Mixer:
+    try:
+        return config.mixers[name].build(
+            Site(config.dim, config.head_dim, layer, config.num_layers)
+        )
+    except ValueError as error:
+        raise ValueError(f"backbone.mixers.{name}: {error}") from None

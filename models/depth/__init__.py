@@ -1,0 +1,1 @@
+"""Depth: how often which blocks run."""

@@ -1,0 +1,132 @@
+"""What every depth promises: which blocks run, in which order, how often.
+
+Legend: B batch, T time, D width, R recurrence.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..block import Block
+from ..cost import Cost, total
+
+
+@dataclass
+class DepthConfig(ABC):
+    """Settings of one depth; a subclass adds its own and names itself.
+
+    Attributes:
+        kind: the depth's name in the list of depths.
+    """
+
+    kind: str = ""
+
+    @abstractmethod
+    def build(self, blocks: nn.ModuleList, dim: int) -> "Depth":
+        """Make the module over these blocks; raises ValueError on impossible settings."""
+
+
+@dataclass
+class Trajectory:
+    """What really ran.
+
+    Attributes:
+        loops: times that the looped part ran (1 where nothing is looped).
+        block_calls: passes through blocks; times positions run, it is the executed cost.
+        states_RBTD: the state after each recurrence, where recording was asked for.
+    """
+
+    loops: int
+    block_calls: int
+    states_RBTD: list[Tensor] = field(default_factory=list)
+
+
+class Depth(nn.Module, ABC):
+    """Runs blocks over a sequence.
+
+    Attributes:
+        blocks: the blocks, each stored once.
+        default_loops: loops at evaluation when none are asked for.
+        adjustable: whether a caller may ask for another count.
+    """
+
+    default_loops: int = 1
+    adjustable: bool = False
+
+    def __init__(self, blocks: nn.ModuleList) -> None:
+        super().__init__()
+        self.blocks = blocks
+
+    @abstractmethod
+    def calls(self, loops: int) -> list[int]:
+        """Return the index of each block that runs, in order; each call keeps its own state."""
+
+    @abstractmethod
+    def forward(
+        self,
+        x_BTD: Tensor,
+        segments_BT: Tensor | None,
+        state: list[Any] | None,
+        loops: int,
+        record: bool = False,
+    ) -> tuple[Tensor, list[Any] | None, Trajectory]:
+        """Run the blocks; `state` holds one entry per call, in the order of `calls(loops)`."""
+
+    def loops_for_step(self, seed: int, stage: int, step: int) -> int:
+        """Return the count for a training step: a pure function, so equal on all ranks."""
+        return self.default_loops
+
+    def resolve_loops(self, loops: int | None) -> int:
+        """Return the count to run; raises ValueError where a count can't be chosen."""
+        if loops is None or loops == self.default_loops:
+            return self.default_loops
+        if not self.adjustable:
+            raise ValueError(
+                f"loops={loops} was asked for, but this backbone's depth is fixed: leave loops "
+                "unset, or choose depth=looped"
+            )
+        if loops < 1:
+            raise ValueError(f"loops={loops} must be at least 1")
+        return loops
+
+    def init_state(
+        self, batch: int, max_len: int, device: torch.device | str, dtype: torch.dtype, loops: int
+    ) -> list[Any]:
+        """Return empty memory, one entry per call."""
+        blocks = self._blocks()
+        return [
+            blocks[index].mixer.init_state(batch, max_len, device, dtype)
+            for index in self.calls(loops)
+        ]
+
+    def cost(self, context: int, loops: int) -> Cost:
+        """Cost of one token that sees `context` tokens; weights are read at every call."""
+        blocks = self._blocks()
+        return total([blocks[index].cost(context) for index in self.calls(loops)])
+
+    def prefill_cost(self, length: int, loops: int) -> Cost:
+        """Cost of reading `length` tokens at once."""
+        blocks = self._blocks()
+        return total([blocks[index].prefill_cost(length) for index in self.calls(loops)])
+
+    def _run(
+        self,
+        indices: range,
+        x_BTD: Tensor,
+        segments_BT: Tensor | None,
+        state: list[Any] | None,
+        first_call: int,
+    ) -> Tensor:
+        """Run blocks in a row; their states stand in `state` from `first_call` on."""
+        for call, index in enumerate(indices, start=first_call):
+            given = None if state is None else state[call]
+            x_BTD, new = self.blocks[index](x_BTD, segments_BT, given)
+            if state is not None:
+                state[call] = new
+        return x_BTD
+
+    def _blocks(self) -> list[Block]:
+        return [block for block in self.blocks if isinstance(block, Block)]

@@ -1,0 +1,1 @@
+"""Latent: thinking without words."""

@@ -1,0 +1,1 @@
+"""Mixers: modules that move information along time, one file a family."""

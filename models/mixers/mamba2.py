@@ -1,0 +1,138 @@
+"""Mamba-2 (arXiv 2405.21060): a state space layer with one decay per head.
+
+Legend: B batch, T time, D width, H heads, G groups of heads, N state dim, P head dim, W filter
+width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..convolution import ShortConvolution
+from ..cost import Cost, linear_flops
+from ..gates import DecayRate
+from ..layers import RMSNorm, init_linear, init_output, parameter_bytes
+from ..mixer import Mixer, MixerConfig, Site
+from ..ops.decay import decayed_attention
+from .recurrent import RecurrentState, recurrent_call
+
+
+@dataclass
+class Mamba2Config(MixerConfig):
+    """Settings of Mamba-2.
+
+    Attributes:
+        expand: inner width over model width.
+        head_dim: inner width of a head; must divide expand * dim; null is the backbone's.
+        state_dim: size of B and C, the rows of a head's state; null is the backbone's head_dim.
+        num_groups: groups of heads that share B and C; must divide the number of heads.
+        conv_width: width of the short convolution on x, B and C.
+        chunk_size: tokens handled by one matrix product.
+    """
+
+    kind: str = "mamba2"
+    expand: float = 2.0
+    head_dim: int | None = None
+    state_dim: int | None = None
+    num_groups: int = 1
+    conv_width: int = 4
+    chunk_size: int = 64
+
+    def build(self, site: Site) -> "Mamba2":
+        """Make the module; raises ValueError where heads or groups don't work out."""
+        inner, head_dim = self.expand * site.dim, self.head_dim or site.head_dim
+        if inner % head_dim:
+            raise ValueError(
+                f"head_dim={head_dim} doesn't divide expand*dim={inner:g}: choose a divisor"
+            )
+        heads = int(inner) // head_dim
+        if self.num_groups < 1 or heads % self.num_groups:
+            raise ValueError(
+                f"num_groups={self.num_groups} doesn't divide the {heads} heads: choose a divisor"
+            )
+        return Mamba2(self, site.dim, heads, head_dim, self.state_dim or site.head_dim)
+
+
+class Mamba2(Mixer):
+    """`S = exp(dt A) S + dt B x^T`, `y = S^T C + D x`, normed under a gate (2405.21060, section 7)."""
+
+    matrices_for_adam = ("time.weight",)
+
+    def __init__(
+        self, config: Mamba2Config, dim: int, heads: int, head_dim: int, state_dim: int
+    ) -> None:
+        super().__init__()
+        self.config, self.dim, self.heads = config, dim, heads
+        self.head_dim, self.state_dim = head_dim, state_dim
+        self.inner, shared = heads * head_dim, config.num_groups * state_dim
+        self.sizes = [self.inner, shared, shared]
+        self.gate = nn.Linear(dim, self.inner, bias=False)
+        self.xbc = nn.Linear(dim, sum(self.sizes), bias=False)
+        self.time = nn.Linear(dim, heads, bias=False)
+        self.conv = ShortConvolution(sum(self.sizes), config.conv_width)
+        self.rate = DecayRate(heads, decay_range=(1.0, 16.0))
+        self.skip = nn.Parameter(torch.empty(heads))
+        self.norm = RMSNorm(self.inner)
+        self.output = nn.Linear(self.inner, dim, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights; A ~ U(1, 16), D = 1; the output starts at zero."""
+        for linear in (self.gate, self.xbc, self.time):
+            init_linear(linear)
+        init_output(self.output)
+        nn.init.ones_(self.skip)
+        for module in (self.conv, self.rate, self.norm):
+            module.reset_parameters()
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        segments_BT: Tensor | None = None,
+        state: RecurrentState | None = None,
+    ) -> tuple[Tensor, RecurrentState | None]:
+        """Mix over time; see `Mixer.forward`."""
+        return recurrent_call(self._mix, x_BTD, segments_BT, state)
+
+    def _mix(
+        self,
+        u_BTD: Tensor,
+        segments_BT: Tensor | None,
+        memory_BHNP: Tensor | None,
+        tail_BWD: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        xbc, tail_BWD = self.conv(self.xbc(u_BTD), segments_BT, tail_BWD)
+        x, b, c = (F.silu(xbc) if self.config.conv_width else xbc).split(self.sizes, dim=-1)
+        x_BTHP = x.unflatten(-1, (self.heads, -1))
+        b, c = (part.unflatten(-1, (self.config.num_groups, -1)) for part in (b, c))
+        time_step_BTH, log_decay_BTH = self.rate(self.time(u_BTD))
+        out, memory_BHNP = decayed_attention(
+            c,
+            b,
+            x_BTHP * time_step_BTH[..., None].to(x_BTHP.dtype),
+            log_decay_BTH,
+            scale=1.0,
+            segments=segments_BT,
+            state=memory_BHNP,
+            chunk_size=self.config.chunk_size,
+        )
+        y = (out + self.skip[:, None].to(x_BTHP.dtype) * x_BTHP).flatten(2)
+        y = self.norm(y * F.silu(self.gate(u_BTD)))
+        return self.output(y), memory_BHNP, tail_BWD
+
+    def init_state(
+        self, batch: int, max_len: int, device: torch.device | str, dtype: torch.dtype
+    ) -> RecurrentState:
+        """Return a zero state; its size does not depend on `max_len`."""
+        shape = (self.heads, self.state_dim, self.head_dim)
+        return RecurrentState.empty(batch, shape, self.conv, device, dtype)
+
+    def cost(self, context: int) -> Cost:
+        """Cost of one token: projections, convolution, and writing and reading the state."""
+        memory = self.inner * self.state_dim
+        width = self.inner + sum(self.sizes) + self.heads
+        flops = linear_flops(self.dim, width) + linear_flops(self.inner, self.dim)
+        flops += 4 * memory + self.conv.flops
+        return Cost(flops, parameter_bytes(self), 4 * (memory + self.conv.state_size))

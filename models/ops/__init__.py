@@ -1,0 +1,1 @@
+"""Sequence operators as pure functions, each beside its step-by-step twin."""

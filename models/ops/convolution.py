@@ -1,0 +1,97 @@
+"""Short causal depthwise convolution over packed documents.
+
+    y_t = sum_j w_j x_{t-j},  j = 0 .. W-1,  x_{t-j} = 0 where it belongs to another document
+
+Legend: B batch, T time, D width (channels), W filter width.
+"""
+
+import torch
+from torch import Tensor
+
+from .twin import runs_step_by_step
+
+
+def short_convolution(
+    x_BTD: Tensor,
+    weight_DW: Tensor,
+    *,
+    segments_BT: Tensor | None = None,
+    tail_BWD: Tensor | None = None,
+) -> Tensor:
+    """Convolve each channel with its own causal filter, never across documents.
+
+    Args:
+        x_BTD: inputs.
+        weight_DW: filters; column j weighs the input j steps back.
+        segments_BT: document ids; None is one document.
+        tail_BWD: the W-1 inputs before the first token, `[B, W-1, D]`, zero where they belong to
+            another document; None is zeros.
+
+    Returns:
+        `[B, T, D]`.
+    """
+    if runs_step_by_step():
+        return short_convolution_reference(
+            x_BTD, weight_DW, segments_BT=segments_BT, tail_BWD=tail_BWD
+        )
+    width, length = weight_DW.shape[1], x_BTD.shape[1]
+    padded = torch.cat([_tail(x_BTD, width, tail_BWD), x_BTD], dim=1)
+    out = x_BTD * weight_DW[:, 0]
+    for back in range(1, width):
+        start = width - 1 - back
+        shifted = padded[:, start : start + length]
+        if segments_BT is not None:
+            shifted = shifted * _same_document(segments_BT, back)[..., None]
+        out = out + shifted * weight_DW[:, back]
+    return out
+
+
+def short_convolution_reference(
+    x_BTD: Tensor,
+    weight_DW: Tensor,
+    *,
+    segments_BT: Tensor | None = None,
+    tail_BWD: Tensor | None = None,
+) -> Tensor:
+    """Step-by-step twin of `short_convolution`, one token and one matrix product at a time."""
+    width = weight_DW.shape[1]
+    padded = torch.cat([_tail(x_BTD, width, tail_BWD), x_BTD], dim=1)
+    outputs = []
+    for time in range(x_BTD.shape[1]):
+        window_BWD = padded[:, time : time + width].flip(1)
+        if segments_BT is not None:
+            seen = [_same_document(segments_BT, back)[:, time] for back in range(width)]
+            window_BWD = window_BWD * torch.stack(seen, dim=1)[..., None]
+        outputs.append(
+            (window_BWD.permute(0, 2, 1)[..., None, :] @ weight_DW[..., None])[..., 0, 0]
+        )
+    return torch.stack(outputs, dim=1)
+
+
+def next_tail(
+    x_BTD: Tensor, width: int, segments_BT: Tensor | None, tail_BWD: Tensor | None
+) -> Tensor:
+    """Return the last W-1 inputs of the last token's document, zero elsewhere: `[B, W-1, D]`."""
+    padded = torch.cat([_tail(x_BTD, width, tail_BWD), x_BTD], dim=1)
+    last = padded[:, padded.shape[1] - (width - 1) :]
+    if segments_BT is None:
+        return last
+    length = x_BTD.shape[1]
+    first_BT = segments_BT[:, :1].expand(-1, width - 1)  # the incoming tail is of this document
+    ids = torch.cat([first_BT, segments_BT], dim=1)[:, length:]
+    return last * (ids == segments_BT[:, -1:])[..., None]
+
+
+def _tail(x_BTD: Tensor, width: int, tail_BWD: Tensor | None) -> Tensor:
+    if tail_BWD is None:
+        return x_BTD.new_zeros(x_BTD.shape[0], width - 1, x_BTD.shape[2])
+    return tail_BWD.to(x_BTD.dtype)
+
+
+def _same_document(segments_BT: Tensor, back: int) -> Tensor:
+    """Whether the token `back` steps earlier is of the same document; a tail counts as the first's."""
+    if back == 0:
+        return torch.ones_like(segments_BT, dtype=torch.bool)
+    length = segments_BT.shape[1]
+    earlier = torch.cat([segments_BT[:, :1].expand(-1, back), segments_BT], dim=1)[:, :length]
+    return earlier == segments_BT

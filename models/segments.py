@@ -1,0 +1,33 @@
+"""Positions within packed documents.
+
+Legend: B batch, T time.
+"""
+
+import torch
+from torch import Tensor
+
+NO_DOCUMENT = -2
+"""Id that no document has; padding is -1."""
+
+
+def document_positions(
+    segments_BT: Tensor | None, length: int, start_B: Tensor | None, device: torch.device
+) -> Tensor:
+    """Position of each token within its document, `[B or 1, T]`.
+
+    Args:
+        segments_BT: document ids, each document contiguous; None is one document.
+        length: T.
+        start_B: how many tokens of the first document came before; None is zero.
+        device: where to make them.
+    """
+    time_T = torch.arange(length, device=device)
+    if segments_BT is None:
+        positions = time_T[None]
+        return positions if start_B is None else positions + start_B[:, None]
+    changes = segments_BT[:, 1:] != segments_BT[:, :-1]
+    first_B1 = torch.zeros_like(segments_BT[:, :1], dtype=torch.bool)
+    starts = torch.cat([first_B1, changes], dim=1) * time_T
+    first_BT = starts.cummax(dim=1).values
+    positions = time_T - first_BT
+    return positions if start_B is None else positions + (first_BT == 0) * start_B[:, None]
