@@ -33,7 +33,7 @@ class BackboneState:
     loops: int
 
     def take(self, rows: Tensor) -> "BackboneState":
-        """Return a copy with these rows, in this order: drop finished ones, or fork by repeating."""
+        """Return a copy with these rows, in this order: drop finished ones, or fork by repeats."""
         return BackboneState([state.take(rows) for state in self.calls], self.loops)
 
     def put(self, rows: Tensor, other: "BackboneState") -> None:
@@ -98,7 +98,7 @@ class Backbone(nn.Module):
         self.reset_embeddings()
 
     def reset_embeddings(self) -> None:
-        """Draw the embedding with standard deviation 0.02 (GPT-2); an untied head starts at zero."""
+        """Draw the embedding with standard deviation 0.02; an untied head starts at zero."""
         nn.init.normal_(self.embedding.weight, std=0.02)
         if not self.config.tie_embeddings:
             nn.init.zeros_(self.head.weight)

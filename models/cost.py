@@ -2,7 +2,7 @@
 
 *Model FLOPs* follow the recurrent or causal form of the mathematics, whatever kernel ran. A
 multiply-add counts 2; only products of the kind that a matrix unit runs are counted (projections,
-scores, reads and writes of states, convolutions), not elementwise work (norms, activations, decays).
+scores, reads and writes of states, convolutions), not elementwise work (norms, activations, gates).
 """
 
 from dataclasses import dataclass, fields

@@ -99,7 +99,7 @@ class Mixer(nn.Module, ABC):
     def init_state(
         self, batch: int, max_len: int, device: torch.device | str, dtype: torch.dtype
     ) -> State:
-        """Return empty memory for documents of up to `max_len` tokens; recurrences use float32 up."""
+        """Return empty memory for documents of up to `max_len` tokens; recurrent in float32 up."""
 
     @abstractmethod
     def cost(self, context: int) -> Cost:

@@ -25,10 +25,10 @@ class State:
     position_B: Tensor
 
     def take(self, rows: Tensor) -> Self:
-        """Return a copy with these rows, in this order: drop finished ones, or fork by repeating."""
+        """Return a copy with these rows, in this order: drop finished ones, or fork by repeats."""
         return replace(self, **{name: x.index_select(0, rows) for name, x in self._tensors()})
 
-    def put(self, rows: Tensor, other: Self) -> None:
+    def put(self, rows: Tensor, other: "State") -> None:
         """Overwrite these rows, in place, by the rows of another state of the same capacity."""
         theirs = dict(other._tensors())
         for name, x in self._tensors():

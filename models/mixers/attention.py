@@ -79,8 +79,9 @@ class AttentionState(State):
     max_len: int
     used: int = 0
 
-    def put(self, rows: Tensor, other: "AttentionState") -> None:
+    def put(self, rows: Tensor, other: State) -> None:
         """Overwrite these rows, in place, by the rows of another state of the same capacity."""
+        assert isinstance(other, AttentionState)
         super().put(rows, other)
         self.used = max(self.used, other.used)
 
@@ -146,7 +147,7 @@ class Attention(Mixer):
         return q, k, v
 
     def _visible(self, positions_BT: Tensor, segments_BT: Tensor | None) -> Tensor | None:
-        """Which keys of the same call each query sees; None where plain causal order says it all."""
+        """Which keys of this call each query sees; None where plain causal order says it all."""
         window = self.config.window
         if segments_BT is None and (window is None or window >= positions_BT.shape[1]):
             return None

@@ -56,7 +56,7 @@ class Mamba2Config(MixerConfig):
 
 
 class Mamba2(Mixer):
-    """`S = exp(dt A) S + dt B x^T`, `y = S^T C + D x`, normed under a gate (2405.21060, section 7)."""
+    """`S = exp(dt A) S + dt B x^T`, `y = S^T C + D x`, gated and normed (2405.21060, section 7)."""
 
     matrices_for_adam = ("time.weight",)
 

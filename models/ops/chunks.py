@@ -54,10 +54,10 @@ def chunk_mask(
 ) -> ChunkMask:
     """Build the masks of a `[B, T]` sequence (T already padded to whole chunks).
 
-    The state that enters the first chunk belongs to the document of the first token: a caller whose state is of
-    another document clears it. `segments_BT=None` means one document in every row.
+    The state that enters the first chunk belongs to the document of the first token: a caller whose
+    state is of another document clears it. `segments_BT=None` means one document in every row.
     """
-    batch, length = shape
+    length = shape[1]
     if segments_BT is None:
         segments_BT = torch.zeros(1, length, dtype=torch.long, device=device)
     elif segments_BT.shape[1] < length:  # padding continues the last document and writes nothing
@@ -78,15 +78,18 @@ def chunk_mask(
 def document_cumsum(log_decay_BHNC: Tensor, mask: ChunkMask) -> Tensor:
     """Inclusive cumulative sum of the log decay, restarted at each document and chunk.
 
-    Restarting (a product with the mask, not a difference of two global sums) keeps the rounding of one document
-    out of the next.
+    Restarting (a product with the mask, not a difference of two global sums) keeps the rounding of
+    one document out of the next.
     """
     mask_B1NCC = mask.causal_BNCC[:, None].to(log_decay_BHNC.dtype)
     return (mask_B1NCC @ log_decay_BHNC[..., None])[..., 0]
 
 
 def pair_decay(cumulative_BHNC: Tensor, mask: ChunkMask) -> Tensor:
-    """`exp(G_i - G_j)` where row i may read column j, else 0; masked before `exp`, so gradients stay finite."""
+    """`exp(G_i - G_j)` where row i may read column j, else 0.
+
+    Masked before `exp`, so that gradients stay finite.
+    """
     difference = cumulative_BHNC[..., :, None] - cumulative_BHNC[..., None, :]
     return difference.masked_fill(~mask.causal_BNCC[:, None], float("-inf")).exp()
 
@@ -108,7 +111,7 @@ def carried_decay(cumulative_BHNC: Tensor, mask: ChunkMask) -> Tensor:
 
 
 def same_document(segments_BT: Tensor | None, time: int) -> Tensor | None:
-    """Whether token `time` continues the document of token `time - 1`, shape `[B]`; None if always."""
+    """Whether token `time` continues the document before it, shape `[B]`; None if always."""
     if segments_BT is None or time == 0:
         return None
     return segments_BT[:, time] == segments_BT[:, time - 1]

@@ -89,7 +89,7 @@ def _tail(x_BTD: Tensor, width: int, tail_BWD: Tensor | None) -> Tensor:
 
 
 def _same_document(segments_BT: Tensor, back: int) -> Tensor:
-    """Whether the token `back` steps earlier is of the same document; a tail counts as the first's."""
+    """Whether the token `back` steps earlier is of the same document; a tail is of the first's."""
     if back == 0:
         return torch.ones_like(segments_BT, dtype=torch.bool)
     length = segments_BT.shape[1]

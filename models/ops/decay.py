@@ -1,11 +1,12 @@
-"""Decayed linear attention: the chunk primitive behind Mamba-2, RetNet, GLA and Lightning attention.
+"""Decayed linear attention: the chunk primitive behind Mamba-2, RetNet and Lightning attention.
 
     S_t = exp(g_t) S_{t-1} + k_t v_t^T          o_t = scale * S_t^T q_t
 
-Source: Mamba-2's state space duality (arXiv 2405.21060, section 6) and gated linear attention (arXiv 2312.06635).
+Source: Mamba-2's state space duality (arXiv 2405.21060, section 6) and gated linear attention
+(arXiv 2312.06635).
 
-Legend: B batch, T time, N chunks, C tokens in a chunk, G query/key groups, H heads, R = H / G heads a group,
-K key dim, V value dim.
+Legend: B batch, T time, N chunks, C tokens in a chunk, G query/key groups, H heads, R = H / G heads
+a group, K key dim, V value dim.
 """
 
 import torch
@@ -52,8 +53,8 @@ def decayed_attention(
         chunk_size: tokens handled by one matrix product; any value gives the same result.
 
     Returns:
-        Outputs `[B, T, H, V]` in v's dtype, and the state of the last token's document `[B, H, K, V]`, at least
-        float32.
+        Outputs `[B, T, H, V]` in v's dtype, and the state of the last token's document
+        `[B, H, K, V]`, at least float32.
 
     Raises:
         ValueError: if shapes don't fit together.
@@ -97,8 +98,8 @@ def _check(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> None:
     heads, groups = v.shape[2], q.shape[2]
     if q.shape != k.shape or heads % groups or q.shape[:2] != v.shape[:2]:
         raise ValueError(
-            f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} don't fit: q and k share one shape "
-            "[B, T, G, K], v is [B, T, H, V], and G divides H"
+            f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} don't fit: q, k share "
+            "one shape [B, T, G, K], v is [B, T, H, V], and G divides H"
         )
     if log_decay.shape != v.shape[:3]:
         raise ValueError(
@@ -110,10 +111,10 @@ def _prepare(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, scale: float | None, state: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     dtype = working_dtype(v.dtype)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
     if state is None:
         state = v.new_zeros(v.shape[0], v.shape[2], q.shape[-1], v.shape[-1], dtype=dtype)
-    return q.to(dtype) * scale, k.to(dtype), v.to(dtype), log_decay.to(dtype), state.to(dtype)
+    return q.to(dtype) * factor, k.to(dtype), v.to(dtype), log_decay.to(dtype), state.to(dtype)
 
 
 def _step(
@@ -147,7 +148,7 @@ def _chunked(
     state: Tensor | None,
     chunk_size: int,
 ) -> tuple[Tensor, Tensor]:
-    dtype, (batch, length, heads, value_dim) = v.dtype, v.shape
+    dtype, (batch, length, heads) = v.dtype, v.shape[:3]
     q, k, v, log_decay, state = _prepare(q, k, v, log_decay, scale, state)
     chunk_size = min(chunk_size, length)
     padding = padding_to(length, chunk_size)

@@ -1,10 +1,10 @@
 """The gated delta rule: the chunk primitive behind DeltaNet and Gated DeltaNet.
 
-    S_t = exp(g_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T          o_t = scale * S_t^T q_t
+    S_t = exp(g_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T      o_t = scale * S_t^T q_t
 
-Keys are expected l2-normalised by the caller; beta in (0, 1), or (0, 2) to allow negative eigenvalues (arXiv
-2411.12537). Source: Gated DeltaNet (arXiv 2412.06464, section 3), chunked with the WY form of DeltaNet
-(arXiv 2406.06484, section 3.2).
+Keys are expected l2-normalised by the caller; beta in (0, 1), or (0, 2) to allow negative
+eigenvalues (arXiv 2411.12537). Source: Gated DeltaNet (arXiv 2412.06464, section 3), chunked with
+the WY form of DeltaNet (arXiv 2406.06484, section 3.2).
 
 Legend: B batch, T time, N chunks, C tokens in a chunk, H heads, K key dim, V value dim.
 """
@@ -55,8 +55,8 @@ def delta_rule(
         chunk_size: tokens handled by one triangular solve; any value gives the same result.
 
     Returns:
-        Outputs `[B, T, H, V]` in v's dtype, and the state of the last token's document `[B, H, K, V]`, at least
-        float32.
+        Outputs `[B, T, H, V]` in v's dtype, and the state of the last token's document
+        `[B, H, K, V]`, at least float32.
 
     Raises:
         ValueError: if shapes don't fit together.
@@ -90,8 +90,8 @@ def delta_rule_reference(
         continues = same_document(segments, time)
         if continues is not None:
             state_BHKV = state_BHKV * continues[:, None, None, None]
-        inputs = (x[:, time] for x in (q, k, v, log_decay, beta))
-        state_BHKV, out_BHV = _step(*inputs, state_BHKV)
+        now = (q[:, time], k[:, time], v[:, time], log_decay[:, time], beta[:, time])
+        state_BHKV, out_BHV = _step(*now, state_BHKV)
         outputs.append(out_BHV)
     return torch.stack(outputs, dim=1), state_BHKV
 
@@ -119,11 +119,11 @@ def _prepare(
     state: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     dtype = working_dtype(v.dtype)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
     if state is None:
         state = v.new_zeros(v.shape[0], v.shape[2], q.shape[-1], v.shape[-1], dtype=dtype)
     q, k, v, log_decay, beta, state = (x.to(dtype) for x in (q, k, v, log_decay, beta, state))
-    return q * scale, k, v, log_decay, beta, state
+    return q * factor, k, v, log_decay, beta, state
 
 
 def _step(
@@ -193,7 +193,7 @@ def _chunked(
 def _solve(
     k: Tensor, v: Tensor, beta: Tensor, pairs: Tensor, entering: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Solve `(I + L) [u, w] = [beta v, beta k e^G]`, with L the strictly lower part of `beta (k k^T) decay`."""
+    """Solve `(I + L) [u, w] = [beta v, beta k e^G]`, L strictly lower of `beta k k^T decay`."""
     k_beta = k * beta[..., None]
     lower = ((k_beta @ k.mT) * pairs).tril(-1)
     right = torch.cat([v * beta[..., None], k_beta * entering], dim=-1)
@@ -208,7 +208,8 @@ def _scan(
     """Carry the state over chunks.
 
     Returns:
-        The state entering each chunk `[B, H, N, K, V]`, what each token changes `[B, H, N, C, V]`, the last state.
+        The state entering each chunk `[B, H, N, K, V]`, what each token changes `[B, H, N, C, V]`,
+        and the last state.
     """
     states, changes = [], []
     chunks = (values.unbind(2), reads.unbind(2), written_keys.unbind(2), carried.unbind(2))

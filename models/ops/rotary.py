@@ -32,7 +32,7 @@ def rotate(x_BTHD: Tensor, positions_BT: Tensor, base: float, max_positions: int
 def _table(
     positions: int, head_dim: int, base: float, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines `[positions, D/2]`, computed in float64 so that float64 tests see no noise."""
+    """Cosines and sines `[positions, D/2]`, in float64 so that float64 tests see no noise."""
     with torch.inference_mode(False):
         steps = torch.arange(0, head_dim, 2, dtype=torch.float64, device=device)
         angles = torch.outer(

@@ -68,14 +68,14 @@ def softmax_attention_reference(
     """
     length, keys = q.shape[1], k.shape[1]
     repeats = q.shape[2] // k.shape[2]
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
     k, v = (x.repeat_interleave(repeats, dim=2).transpose(1, 2) for x in (k, v))
     outputs = []
     for time in range(length):
         end = keys - length + time + 1  # keys of this very call stand last
         # Slots of a cache stand in any order: only keys of this very call can be cut by index.
         seen = slice(max(0, end - window) if window and keys == length else 0, end)
-        scores = (scale * q[:, time, :, None]) @ k[:, :, seen].mT
+        scores = (factor * q[:, time, :, None]) @ k[:, :, seen].mT
         if visible is not None:
             scores = scores.masked_fill(~visible[:, None, None, time, seen], float("-inf"))
         outputs.append((scores.softmax(dim=-1) @ v[:, :, seen])[:, :, 0])

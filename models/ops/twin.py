@@ -1,8 +1,9 @@
 """Switch from the fast operators to their step-by-step twins.
 
-Every operator in this folder has two implementations: a fast one (chunked, or a fused kernel) and a twin that
-follows the recurrence one token at a time using matrix products only. Inside `step_by_step()` all operators run
-as their twins, so that a whole mixer or backbone can be compared with, and its FLOPs counted on, the plain form.
+Every operator in this folder has two implementations: a fast one (chunked, or a fused kernel) and a
+twin that follows the recurrence one token at a time using matrix products only. Inside
+`step_by_step()` all operators run as their twins, so that a whole mixer or backbone can be compared
+with the plain form, and its FLOPs counted on it.
 """
 
 from collections.abc import Iterator

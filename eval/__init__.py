@@ -1,0 +1,1 @@
+"""What each answer cost: budgets, the ledger, and everything that is drawn from it."""

@@ -1,0 +1,157 @@
+"""`python -m eval`: ask a trained backbone over its budgets, write the ledger, draw the report."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from eval.checkpoint import load_trained
+from eval.config import EvalConfig
+from eval.evaluate import Row, Subject, evaluate
+from eval.ledger import LEDGER_FILE, Ledger, LedgerError, read_ledger
+from eval.report import REPORT_FILE, print_findings, write_report
+
+HELP = """\
+Ask a trained backbone over its budgets, write its ledger, and draw its report.
+
+  python -m eval run=runs/smoke/transformer-s0-1a2b3c4d
+  python -m eval run=FOLDER eval.items=2000 eval.budgets.samples=[1,5]
+  python -m eval run=FOLDER 'eval.tasks.s3_swaps.levels=[8,16,24]' force=true
+
+What the run's own config says under `eval` holds, unless it is overridden here:
+
+  run=FOLDER             the folder that `python -m train` named (required)
+  eval.tasks.NAME.levels=[...]      levels to ask; a new NAME adds a task
+  eval.items=N           questions for each task, level and budget
+  eval.budgets.traces=[none,full]   trace modes; also forced_ends, loops, samples (lists; their
+                         product is run) and temperature
+  eval.batch_size=N  eval.latency_items=N  eval.seed=N  eval.split=test|validation
+  force=true             ask again what the ledger already answers
+  report=false           write the ledger only
+  device=auto|cpu|cuda   threads=N (0: torch's choice)
+
+Cells that the ledger answers for the same checkpoint are kept; an interrupted evaluation goes on.
+"""
+
+
+@dataclass
+class EvalVerb:
+    """The switches of the verb.
+
+    Attributes:
+        run: run folder.
+        eval: what is asked.
+        force: ask again what the ledger already answers.
+        report: draw the report too.
+        device: auto, cpu or cuda.
+        threads: CPU threads; 0 leaves torch's choice.
+    """
+
+    run: str = ""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    force: bool = False
+    report: bool = True
+    device: str = "auto"
+    threads: int = 0
+
+
+def parse(arguments: Sequence[str]) -> EvalVerb:
+    """Lay the arguments over the run's own `eval` settings.
+
+    Raises:
+        ValueError: an unknown key, an impossible value, no run; one line.
+    """
+    try:
+        given = OmegaConf.from_dotlist(list(arguments))
+        base = OmegaConf.structured(EvalVerb)
+        own = _settings_of(Path(str(given.get("run") or "")))
+        merged = OmegaConf.merge(base, {"eval": own}, given)
+        verb = OmegaConf.to_object(merged)
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    assert isinstance(verb, EvalVerb)
+    if not verb.run:
+        raise ValueError("run is not set: give a run folder, as in run=runs/smoke/NAME")
+    if verb.device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device={verb.device} is not known: choose auto, cpu or cuda")
+    if verb.device == "auto":
+        verb = replace(verb, device="cuda" if torch.cuda.is_available() else "cpu")
+    verb.eval.validate()
+    return verb
+
+
+def _settings_of(run: Path) -> Any:
+    path = run / "config.yaml"
+    if not run.name or not path.is_file():
+        return {}
+    return OmegaConf.select(OmegaConf.load(path), "eval") or {}
+
+
+def run_evaluation(verb: EvalVerb) -> Path:
+    """Evaluate a run and write its ledger after each cell; return the ledger's path."""
+    folder = Path(verb.run)
+    if verb.threads:
+        torch.set_num_threads(verb.threads)
+    trained = load_trained(folder)
+    path = folder / LEDGER_FILE
+    existing = [] if verb.force or not path.exists() else read_ledger(path).to_dicts()
+    subject = Subject(
+        trained.backbone.to(verb.device),
+        trained.tokenizer,
+        folder.name,
+        trained.backbone.config.name,
+        trained.identity,
+        trained.levels,
+    )
+
+    def save(rows: list[Row]) -> None:
+        ledger = Ledger()
+        ledger.extend(rows)
+        ledger.write(path)
+
+    save(evaluate(subject, verb.eval, existing, on_cell=save))
+    return path
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the verb; return its exit status: 2 for a wrong setting, 1 where it could not be done."""
+    if not arguments or set(arguments) & {"-h", "--help", "help"}:
+        print(HELP, end="")
+        return 0 if arguments else 2
+    try:
+        verb = parse(arguments)
+    except ValueError as error:
+        return _refuse(error, 2)
+    try:
+        made = run_evaluation(verb)
+        if not verb.report:
+            print(f"ledger: {made}")
+            return 0
+        report = Path(verb.run) / REPORT_FILE
+        command = shlex.join(["python", "-m", "eval", *arguments])
+        print_findings(write_report([Path(verb.run)], report, command=command))
+    except (ValueError, LedgerError) as error:
+        return _refuse(error, 1)
+    except KeyboardInterrupt:
+        print(
+            "eval: stopped; the same command goes on after the last finished cell", file=sys.stderr
+        )
+        return 130
+    print(f"report: {report}")
+    return 0
+
+
+def _refuse(error: Exception, status: int) -> int:
+    print(f"eval: {error}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

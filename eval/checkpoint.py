@@ -1,0 +1,118 @@
+"""A run's checkpoints as the evaluation reads them: found by step, loaded without unpickling."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.tokenizer import Tokenizer, tokenizer_from_spec
+from models.backbone import Backbone
+from models.config import backbone_from_dict
+
+CHECKPOINT_FOLDER = "checkpoints"
+CORPUS_FILE = "corpus.json"
+_NAME = re.compile(r"step-(\d+)\.ckpt")
+_PREFIX = "objective.backbone."
+
+
+class CheckpointError(ValueError):
+    """A run that can't be evaluated; the message is one line with the way out."""
+
+
+@dataclass
+class Trained:
+    """A backbone as its run left it.
+
+    Attributes:
+        backbone: with its weights, on the CPU.
+        tokenizer: the one that it was trained with.
+        step: steps that it was trained for.
+        identity: changes whenever the weights do.
+        levels: levels of each task that it was trained on.
+    """
+
+    backbone: Backbone
+    tokenizer: Tokenizer
+    step: int
+    identity: str
+    levels: dict[str, set[int]]
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Return the complete checkpoints of a run folder, oldest first."""
+    folder = run / CHECKPOINT_FOLDER
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+
+
+def checkpoint_path(run: Path, step: int) -> Path:
+    """Return where the checkpoint of a step stands."""
+    return run / CHECKPOINT_FOLDER / f"step-{step:07d}.ckpt"
+
+
+def checkpoint_step(path: Path) -> int:
+    """Return the step of a checkpoint file."""
+    match = _NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1])
+
+
+def load_trained(run: Path) -> Trained:
+    """Load the newest checkpoint of a run folder.
+
+    Raises:
+        CheckpointError: there is no such folder, checkpoint or corpus description, or the
+            checkpoint is damaged.
+    """
+    if not run.is_dir():
+        raise CheckpointError(f"{run}: no such folder; give the folder that `run: ...` named")
+    found = checkpoints(run)
+    if not found:
+        raise CheckpointError(
+            f"{run}: no checkpoint in {CHECKPOINT_FOLDER}/; train it first, with the command in "
+            "its environment.json, or give another run"
+        )
+    content = _read(found[-1])
+    backbone = Backbone(backbone_from_dict(content["pauca"]["backbone"]))
+    weights = {name.removeprefix(_PREFIX): weight for name, weight in content["state_dict"].items()}
+    backbone.load_state_dict(weights)
+    corpus = _corpus(run)
+    return Trained(
+        backbone.eval(),
+        tokenizer_from_spec(corpus["tokenizer"]["spec"]),
+        checkpoint_step(found[-1]),
+        hashlib.sha256(found[-1].read_bytes()).hexdigest()[:16],
+        _trained_levels(corpus),
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"{path}: the checkpoint is damaged ({type(error).__name__}); remove it and train "
+            "again: the run goes on from the one before"
+        ) from error
+
+
+def _corpus(run: Path) -> dict[str, Any]:
+    path = run / CORPUS_FILE
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: missing or damaged; start the run's own command again, it is written anew"
+        ) from error
+
+
+def _trained_levels(corpus: dict[str, Any]) -> dict[str, set[int]]:
+    levels: dict[str, set[int]] = {}
+    for source in corpus["definition"]["sources"].values():
+        levels.setdefault(source["task"], set()).update(source["levels"])
+    return levels

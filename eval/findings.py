@@ -1,0 +1,129 @@
+"""Everything that a report says, computed once, before anything is drawn or written."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from eval.currencies import ETA_CURRENCIES
+from eval.metrics import cells, points
+from eval.palette import Style, styles
+from eval.runs import Run, combined_ledger, find_runs, read_runs
+from eval.verdict import Verdict, verdicts
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The runs of a report and the tables computed from their ledgers.
+
+    Attributes:
+        runs: who was evaluated, in the order of the figures.
+        unevaluated: run folders that were found without a ledger.
+        ledger: all answers, with a `label` per run.
+        cells: accuracy and costs per run, task, level and budget.
+        points: the same, pooled over the held-out levels; empty if there are none.
+        verdicts: who reaches the threshold at least cost.
+        threshold: the accuracy to reach, a share.
+        styles: the look of each label.
+    """
+
+    runs: Sequence[Run]
+    unevaluated: Sequence[Path]
+    ledger: pl.DataFrame
+    cells: pl.DataFrame
+    points: pl.DataFrame
+    verdicts: Sequence[Verdict]
+    threshold: float
+    styles: Mapping[str, Style]
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks that were answered, in the order of the figures."""
+        return self.cells["task"].unique(maintain_order=True).to_list()
+
+    def notes(self) -> list[str]:
+        """Say, one sentence each, what a reader must know before comparing the runs."""
+        notes = [*_pools(self), *_unmeasured(self.points), *_unequal(self.runs)]
+        if self.unevaluated:
+            names = ", ".join(folder.name for folder in self.unevaluated)
+            notes.append(f"Trained but not evaluated, so not shown: {names}.")
+        return notes
+
+
+def gather(folders: Sequence[Path], threshold: float) -> Findings:
+    """Read the runs at or under some folders and compute all that the report shows.
+
+    Raises:
+        eval.runs.RunError: no run, no ledger, or no parameter count.
+        eval.ledger.LedgerError: a ledger that cannot be trusted.
+    """
+    found, unevaluated = find_runs(folders)
+    runs = read_runs(found)
+    ledger = combined_ledger(runs)
+    by_cell = cells(ledger)
+    pooled = points(by_cell)
+    return Findings(
+        runs=runs,
+        unevaluated=unevaluated,
+        ledger=ledger,
+        cells=by_cell,
+        points=pooled,
+        verdicts=verdicts(pooled, threshold),
+        threshold=threshold,
+        styles=styles([run.label for run in runs]),
+    )
+
+
+def _pools(findings: Findings) -> list[str]:
+    """Per task: what a point pools, and which held-out levels it had to leave out."""
+    notes = []
+    held_out = findings.cells.filter(~pl.col("beyond"), ~pl.col("train_only"))
+    for task in findings.tasks:
+        levels = held_out.filter(pl.col("task") == task)["level"].unique().sort().to_list()
+        rows = findings.points.filter(pl.col("task") == task)
+        used = [] if rows.is_empty() else list(rows["levels"][0])
+        notes.append(_pool(task, rows, used))
+        if left_out := [str(level) for level in levels if level not in used]:
+            notes.append(
+                f"{task}: level {', '.join(left_out)} is not pooled, because not every run "
+                "answered it at every budget; the figures by level show it."
+            )
+    return notes
+
+
+def _pool(task: str, rows: pl.DataFrame, levels: Sequence[int]) -> str:
+    if not levels:
+        return f"{task}: no held-out level was answered by every run at every budget: no points."
+    fewest, most = rows["items"].min(), rows["items"].max()
+    items = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+    return f"{task}: {items} held-out questions a point, of levels {', '.join(map(str, levels))}."
+
+
+def _unmeasured(points: pl.DataFrame) -> list[str]:
+    """Which points a currency leaves out, because it was not measured at every pooled level."""
+    notes = []
+    for currency in ETA_CURRENCIES:
+        lacking = points.filter(pl.col(currency.column).is_null())
+        if 0 < lacking.height < points.height:
+            names = lacking["label"].unique(maintain_order=True)
+            notes.append(
+                f"{currency.title} was not measured at every level for {', '.join(names)}: "
+                "points without it take no part in its comparison."
+            )
+    return notes
+
+
+def _unequal(runs: Sequence[Run]) -> list[str]:
+    """How far the runs differ in what must be equal for a fair comparison."""
+    notes = []
+    sizes = [run.cost["parameters"] for run in runs]
+    if len(runs) > 1:
+        apart = 100 * (max(sizes) / min(sizes) - 1)
+        notes.append(f"Parameters differ by {apart:.1f}% at most.")
+    tokens = {run.cost.get("train_tokens") for run in runs}
+    if len(tokens) > 1:
+        known = sorted(int(count) for count in tokens if isinstance(count, (int, float)))
+        spread = f"{known[0]:,} to {known[-1]:,}" if known else "not all known"
+        notes.append(f"Not trained on the same number of tokens ({spread}).")
+    return notes

@@ -1,0 +1,210 @@
+"""The report as one HTML file that opens offline: markup, style, script, data and plotly inside."""
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import polars as pl
+from plotly.offline import get_plotlyjs
+
+from eval import markup
+from eval.currencies import CURRENCIES
+from eval.figures import frontier_file, level_file
+from eval.findings import Findings
+from eval.glossary import GLOSSARY
+from eval.interactive import FRONTIER_GROUP, frontier_panel, levels_panel
+from eval.metrics import spent_currencies
+from eval.run_tables import backbone_table, provenance_table, sample_table
+from eval.tables import (
+    best_eta_table,
+    comparison_table,
+    cost_tables,
+    eta_table,
+    level_tables,
+    point_tables,
+    verdict_table,
+)
+
+_HERE = Path(__file__).parent
+# The page asks nothing of any network, whatever a model wrote into it.
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+)
+
+
+def render_page(findings: Findings, made: Mapping[str, str], samples: int, picture: bytes) -> str:
+    """Write the whole report.
+
+    Args:
+        findings: what to report.
+        made: how the report was made (command, date, versions), for the provenance.
+        samples: right and wrong answers to show of each backbone.
+        picture: a PNG for readers without JavaScript; empty for none.
+
+    Returns:
+        A complete HTML document that needs no other file.
+    """
+    parts = [
+        _opening(findings),
+        _frontier(findings, picture) if not findings.points.is_empty() else "",
+        _levels(findings),
+        _section("The backbones", markup.table(backbone_table(findings), heading=False)),
+        _efficiency(findings) if not findings.points.is_empty() else "",
+        _samples(findings, samples),
+        _provenance(findings, made),
+        _section("How to read this", _glossary()),
+    ]
+    data = markup.script_data("figures", _figures(findings))
+    return (
+        f'<!DOCTYPE html><html lang="en"><head>{_head(findings)}</head><body>{"".join(parts)}'
+        f"{data}<script>{get_plotlyjs()}</script>"
+        f"<script>{_file('page.js')}</script></body></html>\n"
+    )
+
+
+def _head(findings: Findings) -> str:
+    title = f"What a correct answer costs: {', '.join(findings.tasks)}"
+    return (
+        '<meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{markup.text(title)}</title><style>{_file('page.css')}</style>"
+    )
+
+
+def _file(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
+
+
+def _opening(findings: Findings) -> str:
+    count = len(findings.runs)
+    lead = (
+        f"{count} backbone{'s' if count != 1 else ''}, {findings.ledger.height:,} answers. "
+        f"Cheapest budget whose accuracy is at least {100 * findings.threshold:g}%, with 95% "
+        "intervals:"
+    )
+    verdicts = markup.table(verdict_table(findings), css="verdict", heading=False)
+    return (
+        "<h1>What a correct answer costs</h1>"
+        f'<p class="lead">{markup.text(lead)}</p>{verdicts}{markup.paragraphs(findings.notes())}'
+    )
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{markup.text(title)}</h2>{content}</section>"
+
+
+def _frontier(findings: Findings, picture: bytes) -> str:
+    currencies = spent_currencies(findings.points)
+    unspent = [c.title.lower() for c in CURRENCIES if c not in currencies]
+    nothing = f" Not drawn, since nothing was spent or measured: {', '.join(unspent)}."
+    caption = (
+        "A point is a backbone at a budget: its mean cost and its accuracy, with a 95% Wilson "
+        "interval. The black line is the frontier over all of them, a step at each point that "
+        "nothing beats; dominated points are faded. Thin lines are each backbone's own frontier. "
+        "The dashed line is guessing." + (nothing if unspent else "")
+    )
+    tables = "".join(map(markup.table, point_tables(findings, currencies)))
+    pngs = "".join(_png(c.column, frontier_file(c)) for c in currencies)
+    choices = markup.choices("Cost", {c.column: c.title for c in currencies})
+    return _section(
+        "Accuracy against cost",
+        f'<figure data-figure="frontier">{choices}{markup.legend(findings.styles, FRONTIER_GROUP)}'
+        f'<div class="panels"></div>{_fallback(picture)}'
+        f"<figcaption>{markup.text(caption)} {pngs}</figcaption></figure>"
+        f"{markup.folded('The numbers of this figure', tables)}",
+    )
+
+
+def _png(choice: str, name: str) -> str:
+    link = f'<a href="{quote(name)}">{markup.text(name)}</a>'
+    return f'<span data-choice="{markup.text(choice)}">As a picture: {link}. </span>'
+
+
+def _fallback(picture: bytes) -> str:
+    if not picture:
+        return ""
+    data = base64.b64encode(picture).decode("ascii")
+    return (
+        f'<noscript><img src="data:image/png;base64,{data}" alt="Accuracy against cost"></noscript>'
+    )
+
+
+def _families(cells: pl.DataFrame) -> list[str]:
+    return cells["family"].unique(maintain_order=True).to_list()
+
+
+def _levels(findings: Findings) -> str:
+    families = {family: family for family in _families(findings.cells)}
+    caption = (
+        "Hollow markers: train-only levels, too small to be split, so that a right answer may have "
+        "been learned by heart. Shaded: harder than anything trained on. Between them lie the "
+        "held-out levels, which the other figures pool. Broken lines: more loops."
+    )
+    links = ", ".join(
+        f'<a href="{quote(level_file(task))}">{markup.text(level_file(task))}</a>'
+        for task in findings.tasks
+    )
+    tables = "".join(map(markup.table, level_tables(findings)))
+    return _section(
+        "Accuracy against level",
+        f'<figure data-figure="levels">{markup.choices("Budget", families)}'
+        f'{markup.legend(findings.styles)}<div class="panels"></div>'
+        f"<figcaption>{markup.text(caption)} As pictures: {links}.</figcaption></figure>"
+        f"{markup.folded('The numbers of this figure', tables, is_open=True)}",
+    )
+
+
+def _efficiency(findings: Findings) -> str:
+    every = markup.folded("At every budget", markup.table(eta_table(findings), heading=False))
+    costs = "".join(map(markup.table, cost_tables(findings)))
+    parts = [markup.table(best_eta_table(findings)), every, costs]
+    if len(findings.runs) > 1:
+        parts.append(markup.table(comparison_table(findings)))
+    return _section("Efficiency", "".join(parts))
+
+
+def _samples(findings: Findings, count: int) -> str:
+    tables = [sample_table(run, count) for run in findings.runs]
+    shown = [
+        markup.folded(run.label, markup.table(table, css="samples", heading=False))
+        for run, table in zip(findings.runs, tables, strict=True)
+        if table is not None
+    ]
+    return _section("What they wrote", "".join(shown)) if shown and count else ""
+
+
+def _provenance(findings: Findings, made: Mapping[str, str]) -> str:
+    facts = markup.table(provenance_table(findings, made), css="provenance", heading=False)
+    configs = "".join(
+        markup.folded(f"config.yaml of {run.label}", f"<pre>{markup.text(run.config)}</pre>")
+        for run in findings.runs
+        if run.config
+    )
+    return _section("Provenance", facts + configs)
+
+
+def _glossary() -> str:
+    entries = [f"<dt>{markup.text(t)}</dt><dd>{markup.text(d)}</dd>" for t, d in GLOSSARY]
+    return f"<dl>{''.join(entries)}</dl>"
+
+
+def _figures(findings: Findings) -> dict[str, Any]:
+    """Every panel of the interactive figures: figure -> choice -> a panel per task."""
+    points = findings.points
+    by_task = points.partition_by("task", maintain_order=True)
+    cells = findings.cells.partition_by("family", "task", maintain_order=True)
+    return {
+        "frontier": {
+            currency.column: [frontier_panel(task, currency, findings.styles) for task in by_task]
+            for currency in spent_currencies(points)
+        },
+        "levels": {
+            family: [
+                levels_panel(part, findings.styles) for part in cells if part["family"][0] == family
+            ]
+            for family in _families(findings.cells)
+        },
+    }

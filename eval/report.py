@@ -1,0 +1,185 @@
+"""`python -m eval.report`: redraw the report of some runs, or combine runs into one."""
+
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from data.atomic import write_atomically
+from eval.currencies import ETA_CURRENCIES
+from eval.figures import write_figures
+from eval.findings import Findings, gather
+from eval.metrics import spent_currencies
+from eval.page import render_page
+from eval.tables import point_tables, verdict_table
+from eval.terminal import console, print_table
+
+REPORT_FILE = "report.html"
+HELP = """\
+Draw what a correct answer costs: one HTML page that opens offline, and PNGs beside it.
+
+  python -m eval.report runs=runs/quickstart
+  python -m eval.report runs=runs/first,runs/second/transformer-1a2b3c output=report.html
+
+Nothing is trained or evaluated: the ledgers that `python -m eval` left are read, no GPU is needed.
+
+  runs=FOLDER[,FOLDER ...]  run folders, or experiment folders with runs in them (required)
+  output=FILE.html          where to write; default: report.html in the folder, or, for several
+                            folders, combined/report.html in the folder that they share
+  threshold=0.9             the accuracy that the first table asks for, between 0 and 1
+  samples=3                 right and wrong answers to show of each backbone; 0 shows none
+"""
+
+
+@dataclass
+class ReportConfig:
+    """What to report.
+
+    Attributes:
+        runs: run or experiment folders.
+        output: the HTML file to write; empty for the default place.
+        threshold: the accuracy that the verdicts ask for, a share.
+        samples: right and wrong answers to show of each backbone.
+    """
+
+    runs: list[str] = field(default_factory=list)
+    output: str = ""
+    threshold: float = 0.9
+    samples: int = 3
+
+    def validate(self) -> None:
+        """Raise ValueError, in one line that names the key and what is allowed."""
+        if not self.runs:
+            raise ValueError("runs is empty: name a folder, for example runs=runs/quickstart")
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold={self.threshold}: must be above 0 and at most 1")
+        if self.samples < 0:
+            raise ValueError(f"samples={self.samples}: must be 0 or more")
+        if self.output and not self.output.endswith(".html"):
+            raise ValueError(f"output={self.output}: must end in .html")
+
+
+def write_report(
+    folders: Sequence[Path],
+    output: Path,
+    threshold: float = 0.9,
+    samples: int = 3,
+    command: str = "",
+) -> Findings:
+    """Draw the report of some runs: the page at `output`, its PNGs beside it.
+
+    Args:
+        folders: run folders, or experiment folders with runs in them.
+        output: the HTML file.
+        threshold: the accuracy that the verdicts ask for, a share.
+        samples: right and wrong answers to show of each backbone.
+        command: how the report was asked for, for its provenance.
+
+    Returns:
+        What was found, for instance to print it.
+
+    Raises:
+        eval.runs.RunError: no run, no ledger or no parameter count in a folder.
+        eval.ledger.LedgerError: a ledger that cannot be trusted.
+        data.atomic.WriteError: the disk is full or refuses.
+    """
+    findings = gather(folders, threshold)
+    pictures = write_figures(findings.points, findings.cells, findings.styles, output.parent)
+    headline = next((p.read_bytes() for p in pictures if p.name == "frontier.png"), b"")
+    page = render_page(findings, _made(command), samples, headline)
+    write_atomically(output, page.encode("utf-8"))
+    return findings
+
+
+def print_findings(findings: Findings) -> None:
+    """Print the verdicts and, per task, every point of the frontier figure."""
+    to = console()
+    spent = [c for c in ETA_CURRENCIES if c in spent_currencies(findings.points)]
+    shown = spent if to.width >= 120 else spent[:3]
+    for table in [*point_tables(findings, shown), verdict_table(findings)]:
+        print_table(table, to)
+    for note in findings.notes():
+        to.print(note, markup=False, style="dim")
+
+
+def default_output(folders: Sequence[Path]) -> Path:
+    """Return where a report goes: into the one folder, or beside several, in `combined`."""
+    if len(folders) == 1:
+        return folders[0] / REPORT_FILE
+    shared = Path(os.path.commonpath([folder.resolve() for folder in folders]))
+    if shared.is_relative_to(Path.cwd()):
+        shared = shared.relative_to(Path.cwd())
+    return shared / "combined" / REPORT_FILE
+
+
+def parse(arguments: Sequence[str]) -> ReportConfig:
+    """Read `key=value` arguments.
+
+    Raises:
+        ValueError: an unknown key or an impossible value; one line that names what is allowed.
+    """
+    allowed = ", ".join(f.name for f in fields(ReportConfig))
+    for argument in arguments:
+        key, equals, _ = argument.partition("=")
+        if not equals or key not in {f.name for f in fields(ReportConfig)}:
+            raise ValueError(f"{argument}: not a setting; allowed are {allowed}, as key=value")
+    try:
+        given = OmegaConf.from_dotlist(list(arguments))
+        if isinstance(given.get("runs"), str):
+            given.runs = [part for part in given.runs.split(",") if part]
+        merged = OmegaConf.merge(OmegaConf.structured(ReportConfig), given)
+        config = OmegaConf.to_object(merged)
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    assert isinstance(config, ReportConfig)
+    config.validate()
+    return config
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the verb; return its exit status: 2 for a wrong setting, 1 if no report was made."""
+    if not arguments or set(arguments) & {"-h", "--help", "help"}:
+        print(HELP, end="")
+        return 0 if arguments else 2
+    try:
+        config = parse(arguments)
+    except ValueError as error:
+        return _refuse(error, 2)
+    folders = [Path(run) for run in config.runs]
+    output = Path(config.output) if config.output else default_output(folders)
+    command = shlex.join(["python", "-m", "eval.report", *arguments])
+    try:
+        findings = write_report(folders, output, config.threshold, config.samples, command)
+    except ValueError as error:
+        return _refuse(error, 1)
+    print_findings(findings)
+    print(f"report: {output}")
+    return 0
+
+
+def _refuse(error: Exception, status: int) -> int:
+    print(f"eval.report: {error}", file=sys.stderr)
+    return status
+
+
+def _made(command: str) -> dict[str, str]:
+    packages = ("polars", "plotly", "matplotlib")
+    return {
+        "command": command or "(called from another program)",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Training: the run, its stages, its objective, optimiser, checkpoints and logs."""

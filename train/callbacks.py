@@ -1,0 +1,201 @@
+"""What happens around each training step: records, checkpoints, stopping, progress."""
+
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from data.batch import Batch
+from data.module import CorpusModule
+
+from .checkpoints import latest_checkpoint, save_checkpoint
+from .interrupts import Interrupted, StopRequest
+from .module import PretrainModule
+from .records import MetricsWriter
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss or the gradient is not a finite number; the message says where and what is left."""
+
+
+class Recorder(L.Callback):
+    """Writes metrics.csv, logs the same numbers, and stops the run at a non-finite loss.
+
+    Args:
+        run: the run's folder.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.writer: MetricsWriter | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Open the file, cut back to the step that the run goes on from."""
+        self.writer = MetricsWriter(self.run / "metrics.csv", steps_done=trainer.global_step)
+        self._began = time.perf_counter() - self.writer.seconds
+        self._reset()
+
+    def _reset(self) -> None:
+        self._loss, self._tokens, self._gradient_norm = 0.0, 0, math.nan
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any
+    ) -> None:
+        """Measure the gradient before it is clipped."""
+        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        self._gradient_norm = float(torch.nn.utils.get_total_norm(gradients))
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Add the micro-batch up; at the end of a step, write it."""
+        loss: Tensor = outputs["loss"] if isinstance(outputs, dict) else outputs
+        self._loss += float(loss.detach())
+        self._tokens += int((batch.segments_BT >= 0).sum())
+        step = trainer.global_step
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            assert isinstance(pl_module, PretrainModule)
+            self._check_finite(trainer, step - 1)
+            self._write(trainer, pl_module, step)
+            self._reset()
+
+    def _write(self, trainer: L.Trainer, module: PretrainModule, step: int) -> None:
+        assert self.writer is not None
+        self.writer.tokens += self._tokens
+        place = module.plan.place(step - 1)
+        row = {
+            "step": step,
+            "stage": module.plan.stages[place.stage].name,
+            "loss": repr(self._loss / trainer.world_size),
+            "validation_loss": "",
+            "learning_rate": module.optim.lr * module.plan.learning_rate_share(step - 1),
+            "gradient_norm": repr(self._gradient_norm),
+            "loops": module.loops_at(step - 1),
+            "tokens": self.writer.tokens,
+            "seconds": f"{time.perf_counter() - self._began:.3f}",
+        }
+        logged = {key: float(row[key]) for key in ("loss", "learning_rate", "gradient_norm")}
+        for logger in trainer.loggers:
+            logger.log_metrics(logged | {"loops": row["loops"], "tokens": row["tokens"]}, step)
+        if validation := trainer.callback_metrics.pop("validation_loss", None):
+            row["validation_loss"] = repr(float(validation))
+        self.writer.write(row)
+
+    def _check_finite(self, trainer: L.Trainer, step: int) -> None:
+        if math.isfinite(self._loss) and math.isfinite(self._gradient_norm):
+            return
+        data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        assert isinstance(data, CorpusModule)
+        rows = data.steps_from(step).indices(step)
+        good = latest_checkpoint(self.run)
+        raise NonFiniteLoss(
+            f"step {step + 1}: loss {self._loss}, gradient norm {self._gradient_norm}; the batch is"
+            f" rows {', '.join(map(str, rows[:8]))}{' ...' if len(rows) > 8 else ''} of "
+            f"{data.corpus.path}/train; last good checkpoint: {good or 'none yet'}"
+        )
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Close the file."""
+        if self.writer is not None:
+            self.writer.close()
+            self.writer = None
+
+
+class Checkpointer(L.Callback):
+    """Saves every so many steps, at the end, and when the run is asked to stop.
+
+    Args:
+        run: the run's folder.
+        every: steps between checkpoints.
+        keep_last: how many to keep.
+        request: becomes true when a signal asks the run to stop.
+    """
+
+    def __init__(self, run: Path, every: int, keep_last: int, request: StopRequest) -> None:
+        self.run, self.every, self.keep_last, self.request = run, every, keep_last, request
+        self._saved = -1
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remember where the run goes on from, so that it is not saved again."""
+        self._saved = trainer.global_step
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save when due; stop when asked to."""
+        step = trainer.global_step
+        within_step = (batch_idx + 1) % trainer.accumulate_grad_batches
+        if within_step or step == self._saved:
+            return
+        stopping = self.request.signum
+        if stopping or step % self.every == 0 or step == trainer.max_steps:
+            save_checkpoint(trainer.save_checkpoint, self.run, step, self.keep_last)
+            self._saved = step
+        if stopping:
+            raise Interrupted(
+                stopping, f"stopped at step {step}, saved; the same command goes on from there"
+            )
+
+
+class ProgressBar(L.Callback):
+    """One line on standard error: step, loss, tokens a second, time left; silent when piped."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self._progress: Progress | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Show the bar."""
+        if not sys.stderr.isatty() or trainer.global_rank:
+            return
+        columns = ("[bold]{task.description}", "loss {task.fields[loss]:.4f}")
+        self._progress = Progress(
+            TextColumn(columns[0]),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(columns[1]),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._task = self._progress.add_task(
+            self.label, total=trainer.max_steps, completed=trainer.global_step, loss=math.nan
+        )
+        self._progress.start()
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Move the bar."""
+        if self._progress is not None:
+            loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+            self._progress.update(
+                self._task, completed=trainer.global_step, loss=float(loss.detach())
+            )
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Take the bar away."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None

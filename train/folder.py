@@ -1,0 +1,81 @@
+"""A run's folder: its name, and the files that say what it is."""
+
+import hashlib
+import json
+import platform
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.atomic import write_atomically
+
+from .config import RunConfig
+
+_PACKAGES = ("torch", "lightning", "hydra-core", "omegaconf", "wandb", "numpy", "polars")
+
+
+def run_folder(config: RunConfig) -> Path:
+    """Return `runs/<experiment>/<backbone>-s<seed>-<hash>`.
+
+    The hash covers what determines the losses: not parallelism, loggers, evaluation or paths. So
+    the same command finds its own folder again.
+    """
+    name = f"{config.backbone.name}-s{config.seed}-{loss_hash(config)}"
+    return Path(config.runs) / config.experiment_name / name
+
+
+def loss_hash(config: RunConfig) -> str:
+    """Return eight hex digits over the loss-determining settings."""
+    data = replace(config.data, root="", workers=0, verify=True)
+    trainer = replace(config.trainer, checkpoint_every=1, keep_last=1)
+    plain = asdict(replace(config, data=data, trainer=trainer))
+    for key in ("experiment_name", "runs", "parallel", "logger", "eval", "study"):
+        del plain[key]
+    text = json.dumps(plain, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON; the file is complete or absent."""
+    write_atomically(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+
+
+def environment(precision: str, accelerator: str) -> dict[str, Any]:
+    """Return what a reader needs to reproduce the run: code, versions, device."""
+    return {
+        "command": " ".join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+        "git": _git_revision(),
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "device": _device_name(accelerator),
+        "threads": torch.get_num_threads(),
+        "precision": precision,
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _device_name(accelerator: str) -> str:
+    if accelerator == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{platform.processor() or platform.machine()} CPU"
+
+
+def _git_revision() -> str:
+    root = Path(__file__).parent
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

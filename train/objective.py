@@ -1,0 +1,87 @@
+"""What the trainer minimises, given a backbone's output and a batch.
+
+Legend: B batch, T time, D width, V vocabulary, N positions with a target.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from data.batch import Batch
+from models.backbone import Backbone
+from models.latent.latent import Readout
+
+
+@dataclass
+class ObjectiveConfig:
+    """Settings of the objective.
+
+    Attributes:
+        chunk_size: positions whose logits are held at once; it changes memory, not the loss.
+        z_loss: weight of `logsumexp(logits)^2` (arXiv 2204.02311); 0 is none.
+    """
+
+    chunk_size: int = 4096
+    z_loss: float = 0.0
+
+
+class Objective(nn.Module):
+    """Runs the backbone and its loss inside one forward, as sharding needs.
+
+    The loss is the weighted sum of cross-entropies over the target positions, divided by the sum of
+    weights of the *global* batch (`batch.denominator`): it does not depend on how the batch is cut
+    over ranks or accumulation.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, batch: Batch, config: ObjectiveConfig, loops: int | None) -> Tensor:
+        """Return the batch's share of the global loss, in nats per unit of weight."""
+        output = self.backbone(
+            batch.tokens_BT, batch.segments_BT, loops=loops, roles_BT=batch.roles_BT
+        )
+        total = weighted_cross_entropy(
+            output.hidden_BTD, output.readout, batch.targets_BT, batch.loss_BT, config
+        )
+        return total / batch.denominator + sum(output.losses.values())
+
+
+def weighted_cross_entropy(
+    hidden_BTD: Tensor,
+    readout: Readout,
+    targets_BT: Tensor,
+    weights_BT: Tensor,
+    config: ObjectiveConfig,
+) -> Tensor:
+    """Return the weighted sum of cross-entropies, reading out `chunk_size` positions at a time.
+
+    Positions without weight are never read out. All logits are never held together: a chunk's are
+    made again in the backward pass.
+    """
+    kept = weights_BT.flatten().nonzero()[:, 0]
+    hidden_ND = hidden_BTD.flatten(0, 1)[kept]
+    targets_N, weights_N = targets_BT.flatten()[kept], weights_BT.flatten()[kept]
+
+    def one(hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        return _chunk_loss(readout(hidden), targets, weights, config.z_loss)
+
+    size = config.chunk_size
+    chunks = list(
+        zip(hidden_ND.split(size), targets_N.split(size), weights_N.split(size), strict=True)
+    )
+    if len(chunks) == 1:
+        return one(*chunks[0])
+    parts = [checkpoint(one, *chunk, use_reentrant=False) for chunk in chunks]
+    return torch.stack([part for part in parts if part is not None]).sum()
+
+
+def _chunk_loss(logits_NV: Tensor, targets_N: Tensor, weights_N: Tensor, z_loss: float) -> Tensor:
+    losses = F.cross_entropy(logits_NV.float(), targets_N, reduction="none")
+    if z_loss:
+        losses = losses + z_loss * logits_NV.float().logsumexp(dim=-1).square()
+    return (losses * weights_N).sum()

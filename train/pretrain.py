@@ -1,0 +1,207 @@
+"""One run from its settings to its folder: corpus, backbone, stages, checkpoints, records."""
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import yaml
+
+from data.atomic import write_atomically
+from data.corpus import Corpus
+from data.make import make_corpus
+from data.module import CorpusModule
+from eval.checkpoint import CORPUS_FILE, checkpoint_step
+from models.backbone import Backbone
+from models.config import to_dict
+from models.sizing import resolve
+
+from .callbacks import Checkpointer, ProgressBar, Recorder
+from .checkpoints import latest_checkpoint, remove_temporaries
+from .config import RunConfig
+from .folder import environment, run_folder, write_json
+from .interrupts import watch_signals
+from .logging import build_loggers
+from .module import PretrainModule
+from .precision import resolve_precision
+from .spending import training_cost
+from .stage import StagePlan
+
+
+@dataclass
+class Run:
+    """A run that is ready to train.
+
+    Attributes:
+        config: its settings, with derived values filled in.
+        folder: where it lives.
+        corpus: what it reads.
+        plan: its stages.
+    """
+
+    config: RunConfig
+    folder: Path
+    corpus: Corpus
+    plan: StagePlan
+
+
+def pretrain(config: RunConfig, plain: dict[str, Any]) -> Path:
+    """Train a run to its end and return its folder; a finished one is returned at once.
+
+    Args:
+        config: checked settings.
+        plain: the same as plain data, for config.yaml.
+
+    Raises:
+        ValueError: on settings that can't be run, or a checkpoint of another corpus.
+        Interrupted: after SIGTERM or SIGINT, once the step is saved.
+    """
+    folder = run_folder(config)
+    latest = latest_checkpoint(folder)
+    if latest is not None and checkpoint_step(latest) >= config.trainer.max_steps:
+        return folder
+    config = _derived(config)
+    run = _prepare(config, folder)
+    remove_temporaries(folder)
+    _describe(run, plain)
+    _fit(run, latest)
+    return folder
+
+
+def _derived(config: RunConfig) -> RunConfig:
+    """Fill in what follows from the machine: accelerator and precision."""
+    accelerator = config.parallel.accelerator
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise ValueError("parallel.accelerator=cuda, but torch sees no GPU: choose cpu or auto")
+    precision = resolve_precision(config.trainer.precision, accelerator)
+    return replace(
+        config,
+        parallel=replace(config.parallel, accelerator=accelerator),
+        trainer=replace(config.trainer, precision=precision),
+    )
+
+
+def _prepare(config: RunConfig, folder: Path) -> Run:
+    """Make or open the corpus, and derive the backbone's sizes from it."""
+    corpus = Corpus.open(make_corpus(config.data), verify=config.data.verify)
+    backbone = resolve(config.backbone, corpus.tokenizer.vocab_size)
+    plan = StagePlan(config.stages, config.trainer.max_steps)
+    return Run(replace(config, backbone=backbone), folder, corpus, plan)
+
+
+def _describe(run: Run, plain: dict[str, Any]) -> None:
+    """Write what the run is; building on meta checks the sizes."""
+    config = run.config
+    with torch.device("meta"):
+        backbone = Backbone(config.backbone)
+    resolved = dict(plain, backbone=to_dict(config.backbone))
+    resolved["trainer"] = dict(plain["trainer"], precision=config.trainer.precision)
+    resolved["corpus"] = str(run.corpus.path)
+    text = yaml.safe_dump(resolved, sort_keys=False)
+    write_atomically(run.folder / "config.yaml", text.encode())
+    write_json(run.folder / CORPUS_FILE, run.corpus.manifest)
+    write_json(
+        run.folder / "environment.json",
+        environment(config.trainer.precision, config.parallel.accelerator),
+    )
+    write_json(run.folder / "cost.json", training_cost(backbone, config, run.corpus, run.plan))
+
+
+def _fit(run: Run, latest: Path | None) -> None:
+    config = run.config
+    if config.parallel.threads:
+        torch.set_num_threads(config.parallel.threads)
+    module = PretrainModule(
+        to_dict(config.backbone),
+        config.optim,
+        run.plan,
+        config.seed,
+        config.trainer.compile,
+        run.corpus.hash,
+    )
+    with watch_signals() as request, _quiet():
+        trainer = _trainer(
+            run,
+            [
+                Recorder(run.folder),
+                Checkpointer(
+                    run.folder, config.trainer.checkpoint_every, config.trainer.keep_last, request
+                ),
+                ProgressBar(f"{config.backbone.name} s{config.seed}"),
+            ],
+        )
+        _say(run, latest)
+        trainer.fit(module, datamodule=_data(run), ckpt_path=latest)
+
+
+def _data(run: Run) -> CorpusModule:
+    def place(step: int) -> tuple[int, int]:
+        found = run.plan.place(step)
+        return found.stage, found.step
+
+    config = run.config
+    return CorpusModule(
+        run.corpus,
+        config.trainer.rows_per_step,
+        config.trainer.validation_rows if config.trainer.validate_every else 0,
+        config.seed,
+        place,
+        config.trainer.max_steps,
+        config.parallel.accumulate,
+    )
+
+
+def _trainer(run: Run, callbacks: list[L.Callback]) -> L.Trainer:
+    config, trainer, parallel = run.config, run.config.trainer, run.config.parallel
+    validating = bool(trainer.validate_every and trainer.validation_rows)
+    return L.Trainer(
+        accelerator=parallel.accelerator,
+        devices=parallel.devices,
+        strategy="auto" if parallel.devices == 1 else "ddp",
+        precision="bf16-mixed" if trainer.precision == "bf16" else "32-true",
+        max_steps=trainer.max_steps,
+        accumulate_grad_batches=parallel.accumulate,
+        gradient_clip_val=trainer.gradient_clip or None,
+        deterministic=config.deterministic,
+        logger=build_loggers(
+            config.logger, run.folder, config.experiment_name, {"folder": str(run.folder)}
+        ),
+        callbacks=callbacks,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        check_val_every_n_epoch=None,
+        val_check_interval=trainer.validate_every * parallel.accumulate if validating else None,
+        limit_val_batches=1.0 if validating else 0,
+        use_distributed_sampler=False,
+        default_root_dir=run.folder,
+    )
+
+
+def _say(run: Run, latest: Path | None) -> None:
+    start = f"from step {checkpoint_step(latest)}" if latest else "from the beginning"
+    print(
+        f"training {run.config.backbone.name}, seed {run.config.seed}, {start} to step "
+        f"{run.config.trainer.max_steps}, {run.config.trainer.precision} bit"
+        f" -> {run.folder}".replace("bf16 bit", "bf16 autocast"),
+        file=sys.stderr,
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Lightning's hints about choices that are ours: no workers, an endless loader."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__`.*")
+        warnings.filterwarnings("ignore", message=".*Checkpoint directory.*")
+        warnings.filterwarnings("ignore", message=".*is known to be constant.*")
+        yield

@@ -1,0 +1,62 @@
+"""metrics.csv: one line a step, flushed as it is written, cut back to the checkpoint on resume."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from data.atomic import write_atomically
+
+COLUMNS = (
+    "step",
+    "stage",
+    "loss",
+    "validation_loss",
+    "learning_rate",
+    "gradient_norm",
+    "loops",
+    "tokens",
+    "seconds",
+)
+
+
+class MetricsWriter:
+    """Appends rows to metrics.csv.
+
+    Args:
+        path: the file.
+        steps_done: steps that a checkpoint holds; later rows, of a run that went on without a
+            checkpoint, are removed so that each step stands there once.
+    """
+
+    def __init__(self, path: Path, steps_done: int = 0) -> None:
+        kept = [row for row in read_metrics(path) if int(row["step"]) <= steps_done]
+        text = io.StringIO(newline="")
+        header: csv.DictWriter[str] = csv.DictWriter(text, COLUMNS)
+        header.writeheader()
+        header.writerows(kept)
+        write_atomically(path, text.getvalue().encode())
+        self._file = path.open("a", newline="")
+        self._writer: csv.DictWriter[str] = csv.DictWriter(self._file, COLUMNS)
+        self.seconds = float(kept[-1]["seconds"]) if kept else 0.0
+        self.tokens = int(kept[-1]["tokens"]) if kept else 0
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Write one step and flush it."""
+        self._writer.writerow(row)
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """Return the complete rows of a metrics.csv (an empty list where there is none)."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        lines = file.read().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]  # a kill may cut the last line
+    rows = list(csv.DictReader(whole))
+    return [row for row in rows if None not in row.values()]
