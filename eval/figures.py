@@ -20,7 +20,7 @@ from eval.axis import Axis, cost_axis
 from eval.currencies import Currency
 from eval.frontier import frontier, steps
 from eval.level_figure import draw_levels
-from eval.metrics import spent_currencies
+from eval.metrics import pooled, spent_currencies
 from eval.palette import GRID, INK, MUTED, Style
 from eval.panels import DASHES, DPI, chance_key, frame, lay_out_accuracy, panels
 
@@ -34,18 +34,22 @@ def headline_currencies(points: pl.DataFrame) -> list[Currency]:
 
 
 def write_figures(
-    points: pl.DataFrame, cells: pl.DataFrame, styles: Mapping[str, Style], folder: Path
+    points: pl.DataFrame,
+    cells: pl.DataFrame,
+    styles: Mapping[str, Style],
+    sizes: str,
+    folder: Path,
 ) -> list[Path]:
     """Write every PNG of the report into `folder`, each one complete or not at all.
 
     `frontier.png` holds the three headline currencies, `frontier_<column>.png` one currency each,
-    `levels_<task>.png` accuracy against level.
+    `levels_<task>.png` accuracy against level. `sizes` is said below the frontiers.
     """
     drawn: dict[str, Figure] = {}
     if headline := headline_currencies(points):
-        drawn["frontier.png"] = draw_frontiers(points, headline, styles)
+        drawn["frontier.png"] = draw_frontiers(points, headline, styles, sizes)
     for currency in spent_currencies(points):
-        drawn[frontier_file(currency)] = draw_frontiers(points, [currency], styles)
+        drawn[frontier_file(currency)] = draw_frontiers(points, [currency], styles, sizes)
     for (task,), of_task in cells.group_by("task", maintain_order=True):
         drawn[level_file(str(task))] = draw_levels(of_task, styles)
     for name, figure in drawn.items():
@@ -70,7 +74,7 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def draw_frontiers(
-    points: pl.DataFrame, currencies: Sequence[Currency], styles: Mapping[str, Style]
+    points: pl.DataFrame, currencies: Sequence[Currency], styles: Mapping[str, Style], sizes: str
 ) -> Figure:
     """Draw accuracy against cost: a row of panels per task and a column per currency.
 
@@ -85,20 +89,10 @@ def draw_frontiers(
         if len(tasks) > 1:
             panel.set_title(task, fontsize=8, loc="left", color=INK)
     keys = [Line2D([], [], color=INK, linewidth=1.1, label="frontier"), chance_key()]
-    caption = f"{pooled(points)} Whiskers: 95% Wilson intervals. Faded: dominated."
+    said = " ".join(pooled(task) for task in points.partition_by("task", maintain_order=True))
+    caption = f"{said} Whiskers: 95% Wilson intervals. Faded: dominated. {sizes}"
     frame(figure, styles, keys, caption)
     return figure
-
-
-def pooled(points: pl.DataFrame) -> str:
-    """Say in a sentence per task what a point pools: levels and number of items."""
-    said = []
-    for (task,), rows in points.group_by("task", maintain_order=True):
-        levels = ", ".join(map(str, rows["levels"][0]))
-        fewest, most = rows["items"].min(), rows["items"].max()
-        items = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-        said.append(f"{task}: {items} held-out questions a point, of levels {levels}.")
-    return " ".join(said)
 
 
 def _draw_frontier(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import polars as pl
 
-from eval.currencies import ETA_CURRENCIES
-from eval.metrics import cells, points
+from eval.currencies import ETA_CURRENCIES, scaled
+from eval.metrics import cells, points, pooled
 from eval.palette import Style, styles
 from eval.runs import Run, combined_ledger, find_runs, read_runs
 from eval.verdict import Verdict, verdicts
@@ -42,6 +42,15 @@ class Findings:
         """The tasks that were answered, in the order of the figures."""
         return self.cells["task"].unique(maintain_order=True).to_list()
 
+    def sizes(self) -> str:
+        """Say in a sentence how large each backbone is and what its training cost."""
+        said = []
+        for run in self.runs:
+            flops = run.cost.get("train_flops")
+            trained = f" and {''.join(scaled(flops))}" if isinstance(flops, (int, float)) else ""
+            said.append(f"{run.label} {''.join(scaled(run.cost['parameters']))}{trained}")
+        return f"Parameters and training FLOPs: {'; '.join(said)}."
+
     def notes(self) -> list[str]:
         """Say, one sentence each, what a reader must know before comparing the runs."""
         notes = [*_pools(self), *_unmeasured(self.points), *_unequal(self.runs)]
@@ -62,14 +71,14 @@ def gather(folders: Sequence[Path], threshold: float) -> Findings:
     runs = read_runs(found)
     ledger = combined_ledger(runs)
     by_cell = cells(ledger)
-    pooled = points(by_cell)
+    by_budget = points(by_cell)
     return Findings(
         runs=runs,
         unevaluated=unevaluated,
         ledger=ledger,
         cells=by_cell,
-        points=pooled,
-        verdicts=verdicts(pooled, threshold),
+        points=by_budget,
+        verdicts=verdicts(by_budget, threshold),
         threshold=threshold,
         styles=styles([run.label for run in runs]),
     )
@@ -83,7 +92,7 @@ def _pools(findings: Findings) -> list[str]:
         levels = held_out.filter(pl.col("task") == task)["level"].unique().sort().to_list()
         rows = findings.points.filter(pl.col("task") == task)
         used = [] if rows.is_empty() else list(rows["levels"][0])
-        notes.append(_pool(task, rows, used))
+        notes.append(_pool(task, rows))
         if left_out := [str(level) for level in levels if level not in used]:
             notes.append(
                 f"{task}: level {', '.join(left_out)} is not pooled, because not every run "
@@ -92,12 +101,10 @@ def _pools(findings: Findings) -> list[str]:
     return notes
 
 
-def _pool(task: str, rows: pl.DataFrame, levels: Sequence[int]) -> str:
-    if not levels:
+def _pool(task: str, rows: pl.DataFrame) -> str:
+    if rows.is_empty():
         return f"{task}: no held-out level was answered by every run at every budget: no points."
-    fewest, most = rows["items"].min(), rows["items"].max()
-    items = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
-    return f"{task}: {items} held-out questions a point, of levels {', '.join(map(str, levels))}."
+    return pooled(rows)
 
 
 def _unmeasured(points: pl.DataFrame) -> list[str]:

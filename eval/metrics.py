@@ -67,6 +67,15 @@ def common_levels(cells: pl.DataFrame) -> pl.DataFrame:
     return held_out.filter(answered.over("task", "level") == answered.over("task"))
 
 
+def pooled(points: pl.DataFrame) -> str:
+    """Say what the points of one task pool: how many questions, of which levels."""
+    levels = list(points["levels"][0])
+    fewest, most = points["items"].min(), points["items"].max()
+    items = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+    said = f"level{'s' if len(levels) > 1 else ''} {', '.join(map(str, levels))}"
+    return f"{points['task'][0]}: {items} held-out questions a point, of {said}."
+
+
 def _item_mean(column: str) -> pl.Expr:
     weighted = (pl.col(column) * pl.col("items")).sum() / pl.col("items").sum()
     return pl.when(pl.col(column).null_count() == 0).then(weighted).otherwise(None)

@@ -104,7 +104,7 @@ def _frontier(findings: Findings, picture: bytes) -> str:
         "A point is a backbone at a budget: its mean cost and its accuracy, with a 95% Wilson "
         "interval. The black line is the frontier over all of them, a step at each point that "
         "nothing beats; dominated points are faded. Thin lines are each backbone's own frontier. "
-        "The dashed line is guessing." + (nothing if unspent else "")
+        "The dashed line is guessing." + (nothing if unspent else "") + f" {findings.sizes()}"
     )
     tables = "".join(map(markup.table, point_tables(findings, currencies)))
     pngs = "".join(_png(c.column, frontier_file(c)) for c in currencies)

@@ -43,7 +43,7 @@ def frame(
         handletextpad=0.4,
         columnspacing=1.4,
     )
-    text = textwrap.fill(caption, 140)
+    text = textwrap.fill(caption, 150)
     figure.supxlabel(text, fontsize=6, color=MUTED, x=0.01, ha="left", linespacing=1.4)
 
 

@@ -5,7 +5,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -38,6 +38,12 @@ Nothing is trained or evaluated: the ledgers that `python -m eval` left are read
   threshold=0.9             the accuracy that the first table asks for, between 0 and 1
   samples=3                 right and wrong answers to show of each backbone; 0 shows none
 """
+_ALLOWED = {
+    "runs": "a folder, or several with commas between them",
+    "output": "the name of an .html file",
+    "threshold": "a number above 0 and at most 1",
+    "samples": "a whole number, 0 or more",
+}
 
 
 @dataclass
@@ -61,11 +67,11 @@ class ReportConfig:
         if not self.runs:
             raise ValueError("runs is empty: name a folder, for example runs=runs/quickstart")
         if not 0 < self.threshold <= 1:
-            raise ValueError(f"threshold={self.threshold}: must be above 0 and at most 1")
+            raise ValueError(f"threshold={self.threshold}: must be {_ALLOWED['threshold']}")
         if self.samples < 0:
-            raise ValueError(f"samples={self.samples}: must be 0 or more")
+            raise ValueError(f"samples={self.samples}: must be {_ALLOWED['samples']}")
         if self.output and not self.output.endswith(".html"):
-            raise ValueError(f"output={self.output}: must end in .html")
+            raise ValueError(f"output={self.output}: must be {_ALLOWED['output']}")
 
 
 def write_report(
@@ -93,7 +99,9 @@ def write_report(
         data.atomic.WriteError: the disk is full or refuses.
     """
     findings = gather(folders, threshold)
-    pictures = write_figures(findings.points, findings.cells, findings.styles, output.parent)
+    pictures = write_figures(
+        findings.points, findings.cells, findings.styles, findings.sizes(), output.parent
+    )
     headline = next((p.read_bytes() for p in pictures if p.name == "frontier.png"), b"")
     page = render_page(findings, _made(command), samples, headline)
     write_atomically(output, page.encode("utf-8"))
@@ -127,19 +135,19 @@ def parse(arguments: Sequence[str]) -> ReportConfig:
     Raises:
         ValueError: an unknown key or an impossible value; one line that names what is allowed.
     """
-    allowed = ", ".join(f.name for f in fields(ReportConfig))
+    settings = OmegaConf.structured(ReportConfig)
     for argument in arguments:
         key, equals, _ = argument.partition("=")
-        if not equals or key not in {f.name for f in fields(ReportConfig)}:
-            raise ValueError(f"{argument}: not a setting; allowed are {allowed}, as key=value")
-    try:
-        given = OmegaConf.from_dotlist(list(arguments))
-        if isinstance(given.get("runs"), str):
-            given.runs = [part for part in given.runs.split(",") if part]
-        merged = OmegaConf.merge(OmegaConf.structured(ReportConfig), given)
-        config = OmegaConf.to_object(merged)
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise ValueError(" ".join(str(error).split())) from error
+        if not equals or key not in _ALLOWED:
+            raise ValueError(f"{argument}: not a setting; allowed are {', '.join(_ALLOWED)}")
+        try:
+            given = OmegaConf.from_dotlist([argument])
+            if isinstance(given.get("runs"), str):
+                given.runs = [part for part in given.runs.split(",") if part]
+            settings = OmegaConf.merge(settings, given)
+        except (OmegaConfBaseException, YAMLError) as error:
+            raise ValueError(f"{argument}: {key} must be {_ALLOWED[key]}") from error
+    config = OmegaConf.to_object(settings)
     assert isinstance(config, ReportConfig)
     config.validate()
     return config

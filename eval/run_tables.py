@@ -1,6 +1,6 @@
 """The tables about who answered and how: backbones, provenance, and samples of their output."""
 
-import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,56 +12,57 @@ from eval.metrics import budget_name
 from eval.runs import Run
 from eval.table import Entry, Table
 
-# What cost.json is known to say: key, heading, and the unit of large amounts.
-_FACTS: tuple[tuple[str, str, str], ...] = (
-    ("parameters", "Parameters", ""),
-    ("non_embedding_parameters", "without embedding", ""),
-    ("layout", "Layout", ""),
-    ("loops", "Loops", ""),
-    ("train_tokens", "Training tokens", ""),
-    ("train_flops", "Training FLOPs", ""),
-    ("model_flops_per_token", "Model FLOPs per token", ""),
-    ("weight_bytes", "Weights", "B"),
-    ("peak_lr", "Learning rate (peak)", ""),
-    ("seed", "Seed", ""),
-)
+# What cost.json is known to say, with its heading, in the order in which people ask. What it says
+# beyond that is shown after these, under its own key.
+_FACTS = {
+    "parameters": "Parameters",
+    "non_embedding_parameters": "Parameters without embedding",
+    "layout": "Layout",
+    "loops": "Loops",
+    "mean_train_loops": "Loops in training (mean)",
+    "train_tokens": "Training tokens",
+    "train_flops": "Training FLOPs",
+    "peak_learning_rate": "Learning rate (peak)",
+    "peak_lr": "Learning rate (peak)",
+    "seed": "Seed",
+    "model_flops_per_token": "Model FLOPs per token",
+    "state_bytes": "State at the training context",
+    "weight_bytes": "Weights",
+}
+_HIDDEN = ("backbone",)
 _LONGEST = 400
 
 
 def backbone_table(findings: Findings) -> Table:
-    """List what is known about each backbone; what cost.json adds of its own is shown as it is."""
-    costs = [run.cost for run in findings.runs]
-    known = [fact for fact in _FACTS if any(fact[0] in cost for cost in costs)]
-    names = {"backbone", *(key for key, _, _ in _FACTS)}
-    extra = list(dict.fromkeys(key for cost in costs for key in cost if key not in names))
-    facts = [*known, *((key, key, "") for key in extra)]
-    state = dict(findings.ledger.group_by("run").agg(pl.col("state_bytes").max()).iter_rows())
+    """List what is known about each backbone, a row per fact and a column per backbone."""
+    facts = [_flat(run.cost) for run in findings.runs]
+    said = dict.fromkeys(key for fact in facts for key in fact if key not in _HIDDEN)
+    keys = [*(key for key in _FACTS if key in said), *(key for key in said if key not in _FACTS)]
     rows = [
-        [
-            Entry(run.label),
-            Entry(_size(state[run.name])),
-            *(_fact(run.cost.get(key), unit) for key, _, unit in facts),
-        ]
-        for run in findings.runs
+        [Entry(_FACTS.get(key, key)), *(_fact(key, fact.get(key)) for fact in facts)]
+        for key in keys
     ]
+    held = dict(findings.ledger.group_by("run").agg(pl.col("state_bytes").max()).iter_rows())
+    most = [Entry(_size(held[run.name])) for run in findings.runs]
     return Table(
         title="The backbones",
-        columns=["Backbone", "State, most held", *(heading for _, heading, _ in facts)],
-        rows=rows,
-        note="State: the most bytes held at the end of any answer. It grows with the context in "
-        "attention and stays the same in a recurrent mixer.",
+        columns=["", *(run.label for run in findings.runs)],
+        rows=[*rows, [Entry("State, most held by an answer"), *most]],
+        note="State grows with the context in attention and stays the same in a recurrent mixer.",
         names=1,
     )
 
 
-def _fact(value: Any, unit: str) -> Entry:
+def _fact(key: str, value: Any) -> Entry:
     if value is None:
         return Entry("–", "faint")
     if isinstance(value, list):
         return Entry(", ".join(map(str, value)))
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return Entry(value if isinstance(value, str) else json.dumps(value))
-    if unit == "B":
+        text = str(value)
+        # A hash is told apart by its beginning.
+        return Entry(f"{text[:12]}…" if re.fullmatch("[0-9a-f]{40,}", text) else text)
+    if key.endswith("bytes"):
         return Entry(_size(value))
     if isinstance(value, int) and abs(value) < 1e9:
         return Entry(f"{value:,}")

@@ -122,8 +122,16 @@ class Backbone(nn.Module):
             loops: loop count; None is the state's, or else the depth's default.
             roles_BT: what each token is, for latent schemes that think at certain places.
             record: keep the state after each recurrence in the trajectory.
+
+        Raises:
+            ValueError: on a loop count that can't be run, or isn't the state's.
         """
-        if loops is None and state is not None:
+        if state is not None:
+            if loops not in (None, state.loops):
+                raise ValueError(
+                    f"loops={loops} was asked for, but the state was made for {state.loops} loops: "
+                    f"make one with init_state(..., loops={loops})"
+                )
             loops = state.loops
         count = self.depth.resolve_loops(loops)
 

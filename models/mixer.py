@@ -5,7 +5,7 @@ Legend: B batch, T time, D width.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,15 +68,7 @@ class MixerConfig(ABC):
 
 
 class Mixer(nn.Module, ABC):
-    """A module that moves information along time, and nothing else.
-
-    Attributes:
-        matrices_for_adam: names of 2-D weights that are not to be orthogonalised by Muon, because
-            their rows are separate gates and not one map.
-    """
-
-    matrices_for_adam: ClassVar[tuple[str, ...]] = ()
-    output: nn.Linear
+    """A module that moves information along time, and nothing else."""
 
     @abstractmethod
     def forward(

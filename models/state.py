@@ -68,7 +68,8 @@ def advance(
     if segments_BT is None:
         document_B = state.document_B.clamp(min=0)
         return document_B, state.position_B + length
-    return segments_BT[:, -1], positions_BT[:, -1] + 1
+    # A copy: a state is overwritten in place, and the caller's segments are not ours to change.
+    return segments_BT[:, -1].clone(), positions_BT[:, -1] + 1
 
 
 def keep(x: Tensor, kept_B: Tensor | None) -> Tensor:

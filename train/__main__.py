@@ -5,18 +5,16 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from train.errors import one_line_errors
+from data.errors import one_line_errors
 from train.interrupts import Interrupted
 from train.pretrain import pretrain
-from train.schema import register_schemas, to_config
-
-register_schemas()
+from train.schema import check_command_line, register_schemas, to_config
 
 
 @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="train")
 def main(composed: DictConfig) -> None:
     """Train one run; prints `run: <folder>` last."""
-    with one_line_errors():
+    with one_line_errors("train"):
         try:
             folder = pretrain(*to_config(composed))
         except Interrupted as stop:
@@ -26,4 +24,7 @@ def main(composed: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    register_schemas()
+    with one_line_errors("train"):
+        check_command_line(sys.argv[1:])
+        main()

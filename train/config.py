@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 
 from data.config import DataConfig
-from eval.config import EvalConfig
+from data.tokenizer import tokenizer_from_config
+from eval.config import EvalConfig, TaskEval
 from models.config import BackboneConfig
+from models.sizing import count_parameters, resolve
 
 from .logging import LoggerConfig
 from .optim import OptimConfig
@@ -131,6 +133,10 @@ class RunConfig:
     eval: EvalConfig = field(default_factory=EvalConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
 
+    def tasks_of_corpus(self) -> dict[str, TaskEval]:
+        """Return what to ask where nothing is said: the corpus's tasks, at their own levels."""
+        return {source.task: TaskEval() for source in self.data.sources.values()}
+
     def validate(self) -> None:
         """Raise ValueError, naming the key, before any work, on whatever can't be run."""
         for part in (self.data, self.optim, self.trainer, self.parallel, self.logger, self.eval):
@@ -145,3 +151,5 @@ class RunConfig:
                     f"backbone.mixers.{name}.window={window} is larger than data.context="
                     f"{self.data.context}: shrink the window, or set it to null for all"
                 )
+        vocab_size = tokenizer_from_config(self.data.tokenizer).vocab_size
+        count_parameters(resolve(self.backbone, vocab_size))  # builds on the meta device

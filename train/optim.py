@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.mixer import Mixer
-
 KINDS = ("muon", "adamw")
 
 
@@ -46,18 +44,8 @@ class OptimConfig:
 
 
 def hidden_matrices(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Return the 2-D weights inside blocks that are maps from one hidden space to another.
-
-    Convolution filters and gates (one row per head) are not; a mixer names its own in
-    `matrices_for_adam`.
-    """
-    excluded: set[int] = set()
-    for child in module.modules():
-        if isinstance(child, Mixer):
-            excluded |= {id(child.get_parameter(name)) for name in child.matrices_for_adam}
-    linears = {
-        id(child.weight) for child in module.modules() if isinstance(child, nn.Linear)
-    } - excluded
+    """Return the weights of the linear layers inside blocks; not embeddings, heads, filters."""
+    linears = {id(child.weight) for child in module.modules() if isinstance(child, nn.Linear)}
     return [
         (name, parameter)
         for name, parameter in module.named_parameters()

@@ -1,6 +1,7 @@
 """One run from its settings to its folder: corpus, backbone, stages, checkpoints, records."""
 
 import contextlib
+import logging
 import sys
 import warnings
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from .checkpoints import latest_checkpoint, remove_temporaries
 from .config import RunConfig
 from .folder import environment, run_folder, write_json
 from .interrupts import watch_signals
+from .lock import locked
 from .logging import build_loggers
 from .module import PretrainModule
 from .precision import resolve_precision
@@ -65,11 +67,11 @@ def pretrain(config: RunConfig, plain: dict[str, Any]) -> Path:
     latest = latest_checkpoint(folder)
     if latest is not None and checkpoint_step(latest) >= config.trainer.max_steps:
         return folder
-    config = _derived(config)
-    run = _prepare(config, folder)
-    remove_temporaries(folder)
-    _describe(run, plain)
-    _fit(run, latest)
+    run = _prepare(_derived(config), folder)
+    with locked(folder):
+        remove_temporaries(folder)
+        _describe(run, plain)
+        _fit(run, latest_checkpoint(folder))
     return folder
 
 
@@ -138,7 +140,7 @@ def _fit(run: Run, latest: Path | None) -> None:
             ],
         )
         _say(run, latest)
-        trainer.fit(module, datamodule=_data(run), ckpt_path=latest)
+        trainer.fit(module, datamodule=_data(run), ckpt_path=latest, weights_only=True)
 
 
 def _data(run: Run) -> CorpusModule:
@@ -199,9 +201,10 @@ def _say(run: Run, latest: Path | None) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence Lightning's hints about choices that are ours: no workers, an endless loader."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__`.*")
         warnings.filterwarnings("ignore", message=".*Checkpoint directory.*")
-        warnings.filterwarnings("ignore", message=".*is known to be constant.*")
+        warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
         yield

@@ -1,8 +1,9 @@
 """The typed config: every key of every YAML is checked against a dataclass while Hydra composes."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, cast
 
+from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
@@ -26,14 +27,26 @@ def register_schemas() -> None:
             store.store(group=f"schema/{group}", name=name, node=config)
 
 
+def check_command_line(arguments: list[str]) -> None:
+    """Check what `--cfg` would only print: Hydra then composes, but runs nothing."""
+    if not any(argument.startswith("--cfg") or argument == "-c" for argument in arguments):
+        return
+    overrides = [argument for argument in arguments if "=" in argument and argument[0] != "-"]
+    with initialize_config_module(config_module="configs", version_base="1.3"):
+        to_config(compose("train", overrides))
+
+
 def to_config(composed: DictConfig) -> tuple[RunConfig, dict[str, Any]]:
     """Return the composed config as dataclasses, checked, and as plain data.
 
     Raises:
         ValueError: on an impossible combination, naming the key.
     """
-    plain = OmegaConf.to_container(composed, resolve=True)
+    plain = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
     config = OmegaConf.to_object(composed)
-    assert isinstance(config, RunConfig) and isinstance(plain, dict)
+    assert isinstance(config, RunConfig)
+    if not config.eval.tasks:
+        config.eval.tasks = config.tasks_of_corpus()
+        plain["eval"]["tasks"] = {name: asdict(task) for name, task in config.eval.tasks.items()}
     config.validate()
-    return config, cast(dict[str, Any], plain)
+    return config, plain

@@ -54,8 +54,6 @@ class GatedDeltaNetConfig(MixerConfig):
 class GatedDeltaNet(Mixer):
     """`S = alpha (I - beta k k^T) S + beta k v^T`, gated output (arXiv 2412.06464, equation 10)."""
 
-    matrices_for_adam = ("beta.weight", "decay.projection.weight")
-
     def __init__(
         self, config: GatedDeltaNetConfig, dim: int, heads: int, key_dim: int, value_dim: int
     ) -> None:

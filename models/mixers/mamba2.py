@@ -58,8 +58,6 @@ class Mamba2Config(MixerConfig):
 class Mamba2(Mixer):
     """`S = exp(dt A) S + dt B x^T`, `y = S^T C + D x`, gated and normed (2405.21060, section 7)."""
 
-    matrices_for_adam = ("time.weight",)
-
     def __init__(
         self, config: Mamba2Config, dim: int, heads: int, head_dim: int, state_dim: int
     ) -> None:

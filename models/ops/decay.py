@@ -81,6 +81,7 @@ def decayed_attention_reference(
     state: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Step-by-step twin of `decayed_attention`: same arguments and results, one token at a time."""
+    dtype = v.dtype
     q, k, v, log_decay, state_BHKV = _prepare(q, k, v, log_decay, scale, state)
     outputs = []
     for time in range(v.shape[1]):
@@ -91,7 +92,7 @@ def decayed_attention_reference(
             q[:, time], k[:, time], v[:, time], log_decay[:, time], state_BHKV
         )
         outputs.append(out_BHV)
-    return torch.stack(outputs, dim=1), state_BHKV
+    return torch.stack(outputs, dim=1).to(dtype), state_BHKV
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> None:

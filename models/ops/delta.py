@@ -84,6 +84,7 @@ def delta_rule_reference(
     state: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Step-by-step twin of `delta_rule`: same arguments and results, one token at a time."""
+    dtype = v.dtype
     q, k, v, log_decay, beta, state_BHKV = _prepare(q, k, v, log_decay, beta, scale, state)
     outputs = []
     for time in range(v.shape[1]):
@@ -93,7 +94,7 @@ def delta_rule_reference(
         now = (q[:, time], k[:, time], v[:, time], log_decay[:, time], beta[:, time])
         state_BHKV, out_BHV = _step(*now, state_BHKV)
         outputs.append(out_BHV)
-    return torch.stack(outputs, dim=1), state_BHKV
+    return torch.stack(outputs, dim=1).to(dtype), state_BHKV
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor) -> None:

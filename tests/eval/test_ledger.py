@@ -1,6 +1,7 @@
 """The ledger refuses what cannot be trusted, and a file of it is complete or absent."""
 
 import os
+import re
 from pathlib import Path
 
 import polars as pl
@@ -10,11 +11,12 @@ from data.atomic import WriteError
 from eval.columns import BUDGET_COLUMNS, COLUMNS
 from eval.ledger import Ledger, LedgerError, read_ledger, validate, write_ledger
 
-DESIGN = (
-    "run backbone task level split index budget_trace budget_forced_end budget_loops "
-    "budget_latent_steps_allowed budget_samples correct chance visible_tokens latent_steps "
-    "block_calls model_flops serial_steps state_bytes latency_b1_s batch_s joules seed"
-).split()
+DESIGN = [
+    *("run", "backbone", "task", "level", "split", "index", "budget_trace", "budget_forced_end"),
+    *("budget_loops", "budget_latent_steps_allowed", "budget_samples", "correct", "chance"),
+    *("visible_tokens", "latent_steps", "block_calls", "model_flops", "serial_steps"),
+    *("state_bytes", "latency_b1_s", "batch_s", "joules", "seed"),
+]
 
 
 @pytest.fixture
@@ -28,6 +30,12 @@ def test_schema_holds_the_columns_of_the_design_in_order():
     assert len(set(names)) == len(names)
     assert all(column.meaning for column in COLUMNS)
     assert [name for name in DESIGN if name.startswith("budget_")] == list(BUDGET_COLUMNS)
+
+
+def test_the_documentation_lists_every_column():
+    page = Path(__file__).parents[2] / "docs" / "metrics.md"
+    rows = re.findall(r"^\| `(\w+)`(?: \(optional\))? \| (.*?) \| (.*) \|$", page.read_text(), re.M)
+    assert rows == [(c.name, c.unit or "–", c.meaning) for c in COLUMNS]
 
 
 def test_rows_come_back_as_they_were_written(tmp_path, frame):

@@ -11,15 +11,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from eval.comparisons import comparisons
+from data.atomic import WriteError
 from eval.findings import gather
 from eval.ledger import write_ledger
 from eval.page import render_page
 from eval.palette import styles
 from eval.report import default_output, main, parse, write_report
-from eval.run_tables import sample_table
-from eval.runs import RunError, find_runs, read_runs
-from eval.tables import best_eta_table, level_tables, verdict_table
 
 ROOT = Path(__file__).parents[2]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -68,106 +65,6 @@ def outline(page):
 
 def texts(table):
     return [[entry.text for entry in row] for row in table.rows]
-
-
-# What it says
-
-
-def test_the_first_table_names_who_is_cheapest(findings):
-    table = verdict_table(findings)
-    assert table.columns == ["Currency", "parity", "swaps"]
-    tokens, _, flops, state, _ = table.rows
-    assert tokens[2].text == "gated_deltanet and deltanet_hybrid"
-    assert "2\u202ftokens" in tokens[2].detail[0]
-    assert tokens[2].detail[-1].startswith("next: transformer, full trace: 15\u202ftokens (7.5×)")
-    assert flops[2].text == "deltanet_hybrid"
-    assert state[2].text == "gated_deltanet"
-
-
-def test_none_is_said_where_nothing_reaches_the_threshold(experiment):
-    for row in verdict_table(gather([experiment], 0.999)).rows:
-        assert [entry.text for entry in row[1:]] == ["none", "none"]
-        assert row[1].detail[0].startswith("most accurate: ")
-
-
-def test_an_unsure_winner_is_said_to_be_unsure(findings):
-    exact = findings.points.filter(label="gated_deltanet", task="swaps", budget="direct")
-    threshold = exact["accuracy"].item()
-    assert exact["low"].item() < threshold
-    table = verdict_table(gather([run.folder for run in findings.runs], threshold))
-    assert "interval reaches below" in " ".join(table.rows[0][2].detail)
-
-
-def test_level_table_tells_fitting_from_generalising(findings):
-    swaps = level_tables(findings)[1]
-    assert swaps.columns[2:] == [
-        "Level 2 (train-only), n = 500",
-        "Level 8, n = 500",
-        "Level 16, n = 500",
-        "Level 24 (harder), n = 500",
-    ]
-    assert swaps.rows[0][2].text.startswith("100.0 [99.2, ")
-
-
-def test_eta_names_its_budget(findings):
-    row = dict(zip([r.label for r in findings.runs], best_eta_table(findings).rows, strict=True))
-    assert row["gated_deltanet"][1].detail == ("direct",)
-    assert row["transformer"][1].detail == ("full trace",)
-
-
-def test_comparisons_are_paired_on_the_same_questions(findings):
-    found = comparisons(findings.ledger, findings.points)
-    assert [best["task"] for best, _, _ in found] == ["parity"] * 4 + ["swaps"] * 4
-    for best, other, gap in found:
-        assert gap.items == 1000
-        assert gap.difference == pytest.approx(best["accuracy"] - other["accuracy"])
-
-
-def test_comparisons_use_templates_as_clusters(findings):
-    named = findings.ledger.with_columns(template=(pl.col("index") // 10).cast(pl.String))
-    assert {gap.clusters for _, _, gap in comparisons(named, findings.points)} == {50}
-
-
-def test_other_questions_are_not_compared(findings):
-    other = findings.ledger.with_columns(seed=pl.col("run").rank("dense").cast(pl.Int64))
-    assert comparisons(other, findings.points) == []
-
-
-def test_notes_say_what_is_unequal(tmp_path, answers, make_run):
-    make_run(tmp_path / "a", answers("transformer", items=5), train_tokens=1000)
-    make_run(tmp_path / "b", answers("gated_deltanet", items=5), train_tokens=2000)
-    notes = " ".join(gather([tmp_path], 0.9).notes())
-    assert "Parameters differ by 1.1%" in notes
-    assert "Not trained on the same number of tokens (1,000 to 2,000)" in notes
-
-
-def test_a_level_that_not_all_answered_is_said_to_be_left_out(tmp_path, answers, make_run):
-    make_run(tmp_path / "a", answers("transformer", items=5))
-    part = answers("gated_deltanet", items=5).filter(pl.col("level") != 16)
-    make_run(tmp_path / "b", part)
-    findings = gather([tmp_path], 0.9)
-    assert "swaps: level 16 is not pooled" in " ".join(findings.notes())
-    assert findings.points["levels"].to_list() == [[8]] * findings.points.height
-
-
-def test_samples_show_right_and_wrong_answers(findings):
-    table = sample_table(findings.runs[0], 2)
-    assert table is not None
-    assert [row[0] for row in texts(table)] == ["right", "right", "wrong", "wrong"]
-
-
-def test_samples_make_control_characters_visible_and_long_texts_short(one_run):
-    run = read_runs([one_run])[0]
-    odd = "a\x00\u202eb\n" + "x" * 1000
-    run.ledger.replace_column(
-        run.ledger.columns.index("output_text"),
-        pl.Series("output_text", [odd] * run.ledger.height),
-    )
-    table = sample_table(run, 1)
-    assert table is not None
-    written = texts(table)[0][-1]
-    assert written.startswith("a\\x00\\x202eb\\x0axxx")
-    assert written.endswith("(605 more)")
 
 
 # The page
@@ -253,22 +150,43 @@ def test_every_backbone_looks_different_everywhere():
 # Writing
 
 
-def test_report_writes_page_and_pictures(tmp_path, one_run):
-    output = tmp_path / "out" / "page.html"
-    write_report([one_run], output, samples=1)
-    names = {file.name for file in output.parent.iterdir()}
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, answers, make_run):
+    folder = tmp_path_factory.mktemp("written")
+    run = make_run(folder / "run", answers("transformer", items=20))
+    write_report([run], folder / "out" / "page.html", samples=1)
+    return folder / "out"
+
+
+def test_report_writes_page_and_pictures(written):
+    names = {file.name for file in written.iterdir()}
     expected = {"page.html", "frontier.png", "frontier_visible_tokens.png", "levels_swaps.png"}
     assert expected <= names
     assert not any(name.endswith(".tmp") for name in names)
-    assert (output.parent / "frontier.png").read_bytes().startswith(PNG)
-    links = [a["href"] for tag, a in Outline(output.read_text()).tags if tag == "a"]
+    assert (written / "frontier.png").read_bytes().startswith(PNG)
+    links = [
+        a["href"] for tag, a in Outline((written / "page.html").read_text()).tags if tag == "a"
+    ]
     assert links and set(links) <= names
 
 
-def test_headline_picture_is_1400_pixels_wide(tmp_path, one_run):
-    write_report([one_run], tmp_path / "report.html")
-    header = (tmp_path / "frontier.png").read_bytes()[16:24]
+def test_headline_picture_is_1400_pixels_wide(written):
+    header = (written / "frontier.png").read_bytes()[16:24]
     assert int.from_bytes(header[:4], "big") == 1400
+
+
+def test_a_failed_write_leaves_the_old_report_alone(written, monkeypatch):
+    before = (written / "page.html").read_bytes()
+    monkeypatch.setattr("eval.report.write_figures", lambda *_: [])
+
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(WriteError, match="disk is full"):
+        write_report([written.parent / "run"], written / "page.html")
+    assert (written / "page.html").read_bytes() == before
+    assert not list(written.glob("*.tmp"))
 
 
 def test_a_report_without_points_still_shows_the_levels(tmp_path, answers, make_run):
@@ -279,79 +197,6 @@ def test_a_report_without_points_still_shows_the_levels(tmp_path, answers, make_
     text = (tmp_path / "report.html").read_text()
     assert "no held-out level was answered" in text
     assert 'data-figure="levels"' in text and 'data-figure="frontier"' not in text
-
-
-def test_no_text_in_the_ledger_is_no_obstacle(tmp_path, answers, make_run):
-    ledger = answers("transformer", items=5).drop("question_text", "answer_text", "output_text")
-    make_run(tmp_path / "run", ledger)
-    write_report([tmp_path / "run"], tmp_path / "report.html")
-    assert "What they wrote" not in (tmp_path / "report.html").read_text()
-
-
-# Run folders
-
-
-def test_runs_are_found_under_an_experiment(experiment):
-    found, unevaluated = find_runs([experiment])
-    assert [folder.name for folder in found] == sorted(folder.name for folder in found)
-    assert len(found) == 5
-    assert unevaluated == []
-
-
-def test_files_of_loggers_are_no_runs(one_run):
-    inner = one_run / "wandb" / "files"
-    inner.mkdir(parents=True)
-    (inner / "config.yaml").write_text("a: 1")
-    (one_run.parent / "plots").mkdir()
-    (one_run.parent / "plots" / "config.yaml").write_text("a: 1")
-    assert find_runs([one_run.parent]) == ([one_run], [])
-
-
-def test_a_run_named_twice_is_read_once(one_run):
-    assert find_runs([one_run, one_run.parent])[0] == [one_run]
-
-
-def test_unevaluated_runs_are_mentioned(one_run):
-    other = one_run.parent / "trained"
-    other.mkdir()
-    (other / "cost.json").write_text("{}")
-    findings = gather([one_run.parent], 0.9)
-    assert findings.unevaluated == [other]
-    assert "not evaluated, so not shown: trained" in " ".join(findings.notes())
-
-
-def test_no_ledger_names_the_command_that_makes_one(one_run):
-    (one_run / "ledger.parquet").unlink()
-    with pytest.raises(RunError, match=re.escape(f"python -m eval run={one_run}")) as refused:
-        find_runs([one_run.parent])
-    assert str(one_run.parent) in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [(None, "missing"), ("{", "not JSON"), ("[]", "must hold an object"), ("{}", "`parameters`")],
-)
-def test_cost_without_parameters_names_the_file(one_run, content, says):
-    file = one_run / "cost.json"
-    file.unlink() if content is None else file.write_text(content)
-    with pytest.raises(RunError, match=says) as refused:
-        read_runs([one_run])
-    assert str(file) in str(refused.value)
-
-
-def test_runs_of_one_backbone_are_told_apart(tmp_path, answers, make_run):
-    for experiment in ("first", "second"):
-        make_run(tmp_path / experiment / "run", answers("transformer", items=5))
-    runs = read_runs(find_runs([tmp_path])[0])
-    assert len({run.label for run in runs}) == len({run.name for run in runs}) == 2
-    findings = gather([tmp_path], 0.9)
-    assert findings.points["label"].n_unique() == 2
-
-
-def test_unknown_facts_are_shown_as_they_are(tmp_path, answers, make_run):
-    make_run(tmp_path / "run", answers("transformer", items=5), chunk_size=32)
-    text = render_page(gather([tmp_path], 0.9), {}, 0, b"")
-    assert '<th scope="col">chunk_size</th>' in text
 
 
 # The verb
@@ -369,11 +214,12 @@ def test_settings_are_read():
         (["run=a"], "run=a: not a setting; allowed are runs, output, threshold, samples"),
         (["--force"], "not a setting"),
         (["threshold=0.5"], "runs is empty"),
-        (["runs=a", "threshold=high"], "threshold"),
-        (["runs=a", "threshold=1.5"], "threshold=1.5: must be above 0 and at most 1"),
-        (["runs=a", "samples=-1"], "samples=-1: must be 0 or more"),
-        (["runs=a", "output=page.pdf"], "must end in .html"),
-        (["runs=[a"], "runs"),
+        (["runs=a", "threshold=high"], "threshold=high: threshold must be a number above 0"),
+        (["runs=a", "threshold=1.5"], "threshold=1.5: must be a number above 0 and at most 1"),
+        (["runs=a", "samples=-1"], "samples=-1: must be a whole number, 0 or more"),
+        (["runs=a", "samples=2.5"], "samples=2.5: samples must be a whole number"),
+        (["runs=a", "output=page.pdf"], "output=page.pdf: must be the name of an .html file"),
+        (["runs=[a"], "runs=[a: runs must be a folder, or several"),
     ],
 )
 def test_a_wrong_setting_is_one_line_and_status_two(arguments, says, capsys):

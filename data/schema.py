@@ -1,0 +1,32 @@
+"""The corpus's part of the root config, typed; what other verbs own is carried along untyped."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+from .config import DataConfig
+
+
+@dataclass
+class CorpusRoot:
+    """The root config as the corpus verb sees it: only `data` is its own."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    experiment_name: str = "default"
+    runs: str = "runs"
+    seed: int = 0
+    deterministic: bool = False
+    backbone: dict[str, Any] = field(default_factory=dict)
+    optim: dict[str, Any] = field(default_factory=dict)
+    stages: list[Any] = field(default_factory=list)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    parallel: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] = field(default_factory=dict)
+    eval: dict[str, Any] = field(default_factory=dict)
+    study: dict[str, Any] = field(default_factory=dict)
+
+
+def register_schema() -> None:
+    """Register the root; mixers, depths and latents stay untyped, their schemas are optional."""
+    ConfigStore.instance().store(name="schema", node=CorpusRoot)

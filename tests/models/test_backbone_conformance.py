@@ -1,0 +1,217 @@
+"""What every backbone promises, whatever its layout and depth: the mixers' promises, end to end."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from models.backbone import Backbone
+from models.ops.twin import step_by_step
+from tests.models.cases import (
+    BACKBONE_CASES,
+    LENGTH,
+    PACKINGS,
+    ROUNDING,
+    VOCABULARY,
+    backbone_config,
+    build_backbone,
+    documents,
+    segments_of,
+    shared_backbone,
+)
+
+
+def tokens(batch: int = 2, length: int = LENGTH) -> Tensor:
+    return torch.randint(VOCABULARY, (batch, length))
+
+
+def other(tokens_BT: Tensor) -> Tensor:
+    """Return tokens that differ from these everywhere."""
+    return (tokens_BT + torch.randint(1, VOCABULARY, tokens_BT.shape)) % VOCABULARY
+
+
+def logits(backbone: Backbone, *args: Any, **settings: Any) -> Tensor:
+    out = backbone(*args, **settings)
+    return out.readout(out.hidden_BTD)
+
+
+def test_changing_a_document_changes_no_other(
+    backbone: Backbone, segments: Tensor, dtype: torch.dtype
+) -> None:
+    backbone, read = backbone.to(dtype), tokens()
+    before = logits(backbone, read, segments)
+    for name, own in documents(segments):
+        after = logits(backbone, torch.where(own, other(read), read), segments)
+        assert torch.equal(after[~own], before[~own]), f"{name} leaks into others"
+        assert not torch.equal(after[own], before[own]), f"{name} ignores its own tokens"
+
+
+@pytest.mark.parametrize("packing", [None, "several"])
+def test_the_future_changes_nothing(
+    backbone: Backbone, packing: str | None, dtype: torch.dtype
+) -> None:
+    backbone, read = backbone.to(dtype), tokens()
+    segments = None if packing is None else PACKINGS[packing]
+    before = logits(backbone, read, segments)
+    for now in (1, 8, 15, LENGTH - 1):
+        changed = torch.cat([read[:, :now], other(read[:, now:])], dim=1)
+        after = logits(backbone, changed, segments)
+        assert torch.equal(after[:, :now], before[:, :now]), f"tokens before {now} see the future"
+        assert not torch.equal(after[:, now], before[:, now]), f"token {now} ignores its input"
+
+
+def results(backbone: Backbone, read: Tensor, segments: Tensor | None) -> dict[str, Tensor]:
+    """Logits, and gradients of a random projection of them by each parameter."""
+    y = logits(backbone, read, segments)
+    weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=y.dtype)
+    names, parameters = zip(*backbone.named_parameters(), strict=True)
+    gradients = torch.autograd.grad((y * weights).sum(), parameters)
+    return dict(zip(["logits", *names], [y.detach(), *gradients], strict=True))
+
+
+def test_fast_equals_step_by_step(backbone: Backbone, segments: Tensor) -> None:
+    read = tokens()
+    fast = results(backbone, read, segments)
+    with step_by_step():
+        plain = results(backbone, read, segments)
+    for name, expected in plain.items():
+        scale = float(expected.abs().max())
+        assert scale > 0, f"{name} has no effect"
+        error = float((fast[name] - expected).abs().max()) / scale
+        assert error < 1e-10, f"{name} differs from its twin's by {error:g}, relatively"
+
+
+pieces = st.sets(st.integers(1, LENGTH - 1)).map(
+    lambda cuts: [b - a for a, b in zip([0, *sorted(cuts)], [*sorted(cuts), LENGTH], strict=True)]
+)
+
+
+def read_in(
+    backbone: Backbone, read: Tensor, segments: Tensor | None, sizes: list[int], state: Any
+) -> tuple[Tensor, Any]:
+    """Read in pieces of these sizes; return all logits and the last state."""
+    outputs, start = [], 0
+    for size in sizes:
+        piece = slice(start, start + size)
+        out = backbone(read[:, piece], None if segments is None else segments[:, piece], state)
+        outputs.append(out.readout(out.hidden_BTD))
+        state, start = out.state, start + size
+    return torch.cat(outputs, dim=1), state
+
+
+@pytest.mark.parametrize("case", BACKBONE_CASES)
+@settings(max_examples=6, deadline=None, derandomize=True, database=None)
+@given(sizes=pieces, packing=st.sampled_from([None, *PACKINGS]))
+def test_any_split_into_calls_equals_one_pass(
+    case: str, sizes: list[int], packing: str | None
+) -> None:
+    backbone, read = shared_backbone(case), tokens()
+    segments = None if packing is None else PACKINGS[packing]
+    state = backbone.init_state(2, LENGTH, dtype=torch.float64)
+    actual, _ = read_in(backbone, read, segments, sizes, state)
+    torch.testing.assert_close(actual, logits(backbone, read, segments), **ROUNDING)
+
+
+def test_one_token_at_a_time_equals_one_pass(backbone: Backbone, segments: Tensor) -> None:
+    read, state = tokens(), backbone.init_state(2, LENGTH, dtype=torch.float64)
+    actual, _ = read_in(backbone, read, segments, [1] * LENGTH, state)
+    torch.testing.assert_close(actual, logits(backbone, read, segments), **ROUNDING)
+
+
+def left_padded(prompts: list[Tensor]) -> tuple[Tensor, Tensor]:
+    longest = max(len(prompt) for prompt in prompts)
+    read = [torch.cat([tokens(1, longest - len(prompt))[0], prompt]) for prompt in prompts]
+    return torch.stack(read), segments_of([[len(p) - longest, len(p)] for p in prompts])
+
+
+def prefilled(backbone: Backbone, lengths: list[int]) -> tuple[list[Tensor], Any]:
+    """Prompts of these lengths, and the state of a left-padded batch that has read them."""
+    prompts = [tokens(1, length)[0] for length in lengths]
+    state = backbone.init_state(len(prompts), 2 * LENGTH, dtype=torch.float64)
+    return prompts, backbone(*left_padded(prompts), state).state
+
+
+def assert_continued(
+    backbone: Backbone, actual: Tensor, past: list[Tensor], new: Tensor
+) -> None:
+    """Compare logits `[B, T, V]` of new tokens with those of each row alone, from scratch."""
+    for row, prompt in enumerate(past):
+        expected = logits(backbone, torch.cat([prompt, new[row]])[None])[0, len(prompt) :]
+        torch.testing.assert_close(
+            actual[row], expected, **ROUNDING, msg=lambda text, row=row: f"row {row}: {text}"
+        )
+
+
+def test_left_padded_prompts_decode_as_if_alone(backbone: Backbone) -> None:
+    prompts, state = prefilled(backbone, [LENGTH, 9, 1])
+    new = tokens(3, 4)
+    y, _ = read_in(backbone, new, None, [1, 1, 2], state)
+    assert_continued(backbone, y, prompts, new)
+
+
+def test_left_padding_changes_nothing(backbone: Backbone) -> None:
+    prompts = [tokens(1, length)[0] for length in (LENGTH, 9, 1)]
+    y = logits(backbone, *left_padded(prompts))
+    for row, prompt in enumerate(prompts):
+        expected = logits(backbone, prompt[None])[0]
+        torch.testing.assert_close(y[row, -len(prompt) :], expected, **ROUNDING)
+
+
+def test_rows_leave_fork_and_enter(backbone: Backbone) -> None:
+    """As batched generation does: drop and fork rows, decode, admit new ones, decode."""
+    prompts, state = prefilled(backbone, [LENGTH, 9, 1])
+    kept, new = [2, 0, 2], tokens(3, 2)
+    y, state = read_in(backbone, new, None, [1, 1], state.take(torch.tensor(kept)))
+    past = [prompts[row] for row in kept]
+    assert_continued(backbone, y, past, new)
+    past = [torch.cat([prompt, new[row]]) for row, prompt in enumerate(past)]
+
+    (past[1],), entering = prefilled(backbone, [5])
+    state.put(torch.tensor([1]), entering)
+    new = tokens(3, 3)
+    y, _ = read_in(backbone, new, None, [1, 1, 1], state)
+    assert_continued(backbone, y, past, new)
+
+
+@pytest.mark.parametrize("twin", [False, True], ids=["fast", "twin"])
+def test_autocast_trains(backbone: Backbone, twin: bool) -> None:
+    backbone, read = backbone.float(), tokens()
+    with torch.autocast("cpu", torch.bfloat16):
+        if twin:
+            with step_by_step():
+                y = logits(backbone, read, PACKINGS["several"])
+        else:
+            y = logits(backbone, read, PACKINGS["several"])
+    y.float().square().mean().backward()
+    for name, parameter in backbone.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert parameter.grad.dtype == torch.float32, f"{name} has a gradient in half precision"
+
+
+def test_an_output_is_complete(backbone: Backbone) -> None:
+    out = backbone(tokens())
+    assert out.hidden_BTD.shape == (2, LENGTH, backbone.config.dim)
+    assert out.readout(out.hidden_BTD[:, -1:]).shape == (2, 1, VOCABULARY)
+    assert out.state is None
+    assert out.losses == {}
+
+
+def test_tied_embeddings_are_one_weight() -> None:
+    tied = build_backbone(backbone_config(tie_embeddings=True))
+    untied = build_backbone(backbone_config())
+    assert tied.head.weight is tied.embedding.weight
+    assert untied.num_parameters - tied.num_parameters == tied.head.weight.numel()
+    assert tied.num_parameters == sum(p.numel() for p in set(tied.parameters()))
+
+
+def test_states_of_other_loop_counts_are_refused() -> None:
+    backbone = build_backbone(BACKBONE_CASES["looped"])
+    three = backbone.init_state(1, LENGTH, dtype=torch.float64)
+    two = backbone.init_state(1, LENGTH, dtype=torch.float64, loops=2)
+    with pytest.raises(ValueError, match="2 loops can't enter one of 3"):
+        three.put(torch.tensor([0]), two)
+    with pytest.raises(ValueError, match="loops=2 .* state was made for 3 loops"):
+        backbone(tokens(1), None, three, loops=2)

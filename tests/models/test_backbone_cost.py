@@ -1,0 +1,117 @@
+"""Costs of whole backbones: counted FLOPs, bytes really held, block calls really made."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from models.backbone import Backbone
+from models.block import Block
+from models.ops.twin import step_by_step
+from tests.models.cases import BACKBONE_CASES, LENGTH, VOCABULARY, build_backbone
+
+LOOPED = [case for case, config in BACKBONE_CASES.items() if config.depth.kind == "looped"]
+COUNTS = [(case, None) for case in BACKBONE_CASES] + [(case, 1) for case in LOOPED]
+COUNTS += [(case, 5) for case in LOOPED]
+
+
+def unreal(case: str) -> Backbone:
+    """Return a backbone without storage."""
+    with torch.device("meta"):
+        return Backbone(BACKBONE_CASES[case])
+
+
+def tokens(length: int) -> torch.Tensor:
+    return torch.empty(1, length, dtype=torch.long, device="meta")
+
+
+def counted(run: Callable[[], Any]) -> int:
+    with step_by_step(), FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize(("case", "loops"), COUNTS)
+def test_cost_of_a_prompt_is_counted(case: str, loops: int | None) -> None:
+    """Every position runs; the last one alone is read out."""
+    backbone = unreal(case)
+
+    def prompt() -> None:
+        out = backbone(tokens(LENGTH), loops=loops)
+        out.readout(out.hidden_BTD[:, -1:])
+
+    analytic = backbone.prefill_cost(LENGTH, loops).flops
+    assert analytic == pytest.approx(counted(prompt), rel=0.01)
+
+
+@pytest.mark.parametrize("case", BACKBONE_CASES)
+def test_cost_of_reading_out_all_positions_is_counted(case: str) -> None:
+    backbone = unreal(case)
+
+    def score() -> None:
+        out = backbone(tokens(LENGTH))
+        out.readout(out.hidden_BTD)
+
+    analytic = backbone.prefill_cost(LENGTH, readouts=LENGTH).flops
+    assert analytic == pytest.approx(counted(score), rel=0.01)
+    tokenwise = sum(backbone.cost(context).flops for context in range(1, LENGTH + 1))
+    assert analytic == pytest.approx(tokenwise), "reading at once and token by token must agree"
+
+
+@pytest.mark.parametrize("context", [1, 2, LENGTH])
+@pytest.mark.parametrize(("case", "loops"), COUNTS)
+def test_cost_of_a_decoded_token_is_counted(case: str, loops: int | None, context: int) -> None:
+    backbone = unreal(case)
+    state = backbone.init_state(1, context, "meta", loops=loops)
+    if context > 1:
+        with step_by_step():
+            state = backbone(tokens(context - 1), None, state).state
+
+    def token() -> None:
+        out = backbone(tokens(1), None, state)
+        out.readout(out.hidden_BTD)
+
+    assert backbone.cost(context, loops).flops == pytest.approx(counted(token), rel=0.01)
+
+
+@pytest.mark.parametrize(("case", "loops"), COUNTS)
+def test_bytes_held_are_bytes_counted(case: str, loops: int | None) -> None:
+    backbone = unreal(case)
+    for context in (2, LENGTH):
+        state = backbone.init_state(1, context, loops=loops)
+        assert state.nbytes == backbone.cost(context, loops).state_bytes > 0
+        assert state.nbytes == backbone.prefill_cost(context, loops).state_bytes
+
+
+@pytest.mark.parametrize(("case", "loops"), COUNTS)
+def test_block_calls_are_the_calls_made(case: str, loops: int | None) -> None:
+    backbone, calls = build_backbone(BACKBONE_CASES[case]), []
+    for module in backbone.modules():
+        if isinstance(module, Block):
+            module.register_forward_hook(lambda *_: calls.append(1))
+    out = backbone(torch.randint(VOCABULARY, (2, LENGTH)), loops=loops)
+    expected = backbone.block_calls_per_position(loops)
+    assert len(calls) == expected == out.trajectory.block_calls
+    assert backbone.cost(3, loops).serial_steps == expected
+    assert backbone.prefill_cost(LENGTH, loops).serial_steps == expected, "a prompt is read at once"
+
+
+@pytest.mark.parametrize("case", [case for case in BACKBONE_CASES if case not in LOOPED])
+def test_weight_bytes_are_the_weights_read(case: str) -> None:
+    """All weights, but for the embedding where it isn't the head: a token reads one row of it."""
+    backbone = unreal(case)
+    read = backbone.num_parameters
+    if not backbone.config.tie_embeddings:
+        read -= backbone.embedding.weight.numel()
+    assert backbone.cost(4).weight_bytes == 4 * read
+    assert backbone.prefill_cost(LENGTH).weight_bytes == 4 * read, "at once, weights are read once"
+
+
+def test_each_loop_reads_its_weights_and_keeps_its_state() -> None:
+    backbone = unreal("looped")  # a block before the loop, one in it, one after
+    one, two, five = (backbone.cost(LENGTH, loops) for loops in (1, 2, 5))
+    assert five.flops - one.flops == 4 * (two.flops - one.flops)
+    assert five.weight_bytes - one.weight_bytes == 4 * (two.weight_bytes - one.weight_bytes) > 0
+    assert five.state_bytes == 7 / 3 * one.state_bytes

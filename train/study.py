@@ -1,0 +1,211 @@
+"""`python -m train.study`: several runs trained and evaluated side by side, drawn as one report."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from data.make import make_corpus
+from eval.report import print_findings, write_report
+
+from .config import RunConfig
+from .folder import run_folder
+from .records import read_metrics
+from .schema import register_schemas, to_config
+
+HELP = """\
+Train and evaluate the runs of a study side by side, then draw one report of all.
+
+  python -m train.study experiment=quickstart
+  python -m train.study experiment=quickstart seed=1 trainer.max_steps=200
+
+The experiment lists the runs under `study.runs`, each as overrides; what stands on the command line
+holds for all of them. A finished run is reused, an interrupted one goes on where it was.
+  study.jobs=N   runs at a time (each on parallel.threads CPU threads)
+"""
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a study.
+
+    Attributes:
+        name: for people.
+        overrides: what makes the run, as the verbs take it.
+        config: the composed settings.
+        folder: where the run lives.
+    """
+
+    name: str
+    overrides: list[str]
+    config: RunConfig
+    folder: Path
+
+
+class StudyFailed(RuntimeError):
+    """A run of the study ended with an error; the message says which, and where its words are."""
+
+
+def plan_jobs(overrides: Sequence[str]) -> tuple[RunConfig, list[Job]]:
+    """Compose the study and each of its runs.
+
+    Raises:
+        ValueError: no runs are listed, or a run's settings can't be.
+    """
+    with initialize_config_module(config_module="configs", version_base="1.3"):
+        root, _ = to_config(compose("train", list(overrides)))
+        if not root.study.runs:
+            raise ValueError(
+                "study.runs is empty: choose an experiment that lists runs, as in "
+                "experiment=quickstart"
+            )
+        jobs = []
+        for name, own in root.study.runs.items():
+            config, _ = to_config(compose("train", [*overrides, *own]))
+            jobs.append(Job(name, [*overrides, *own], config, run_folder(config)))
+    return root, jobs
+
+
+class Conductor:
+    """Runs the jobs of a study as processes, a few at a time, and shows how far they are.
+
+    Args:
+        jobs: what to run.
+        at_a_time: how many side by side.
+    """
+
+    def __init__(self, jobs: list[Job], at_a_time: int) -> None:
+        self.jobs, self.at_a_time = jobs, at_a_time
+        self._processes: set[subprocess.Popen[str]] = set()
+        self._stopping = threading.Event()
+        console = Console(stderr=True)
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[phase]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def run(self) -> None:
+        """Train and evaluate every job.
+
+        Raises:
+            StudyFailed: a process ended with an error; the others are stopped politely first.
+            KeyboardInterrupt: the study was asked to stop, and its runs have saved.
+        """
+        with self._progress, ThreadPoolExecutor(self.at_a_time) as pool:
+            futures = [pool.submit(self._run_job, job, self._bar(job)) for job in self.jobs]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:
+                self._stop()
+                raise
+
+    def _bar(self, job: Job) -> TaskID:
+        total = job.config.trainer.max_steps
+        return self._progress.add_task(job.name, total=total, start=False, phase="waiting")
+
+    def _stop(self) -> None:
+        self._stopping.set()
+        for process in list(self._processes):
+            process.send_signal(signal.SIGTERM)
+
+    def _run_job(self, job: Job, bar: TaskID) -> None:
+        self._progress.start_task(bar)
+        self._step(job, bar, "training", ["-m", "train", *job.overrides])
+        threads = f"threads={job.config.parallel.threads}"
+        self._step(
+            job, bar, "evaluating", ["-m", "eval", f"run={job.folder}", "report=false", threads]
+        )
+        self._progress.update(bar, phase="done", completed=job.config.trainer.max_steps)
+
+    def _step(self, job: Job, bar: TaskID, phase: str, arguments: list[str]) -> None:
+        if self._stopping.is_set():
+            return
+        job.folder.mkdir(parents=True, exist_ok=True)
+        log = job.folder / f"{phase}.log"
+        print(f"{job.name}: {phase}", file=sys.stderr) if self._progress.disable else None
+        with log.open("w") as output:
+            environment = os.environ | {"OMP_NUM_THREADS": str(job.config.parallel.threads or 1)}
+            process = subprocess.Popen(
+                [sys.executable, *arguments],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                text=True,
+            )
+            self._processes.add(process)
+            while process.poll() is None:
+                self._show(job, bar, phase)
+                time.sleep(POLL_SECONDS)
+            self._processes.discard(process)
+        if process.returncode and not self._stopping.is_set():
+            last = (log.read_text().strip().splitlines() or ["(no output)"])[-1]
+            raise StudyFailed(f"{job.name}: {phase} failed: {last} (all of it: {log})")
+
+    def _show(self, job: Job, bar: TaskID, phase: str) -> None:
+        if self._progress.disable:
+            return
+        if phase == "training":
+            rows = read_metrics(job.folder / "metrics.csv")
+            loss = f"loss {float(rows[-1]['loss']):.3f}" if rows else "starting"
+            steps = int(rows[-1]["step"]) if rows else 0
+            self._progress.update(bar, completed=steps, phase=f"training, {loss}")
+        else:
+            self._progress.update(bar, phase="evaluating")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the verb; return its exit status."""
+    if not arguments or set(arguments) & {"-h", "--help", "help"}:
+        print(HELP, end="")
+        return 0 if arguments else 2
+    register_schemas()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        root, jobs = plan_jobs(arguments)
+        for job in jobs:
+            make_corpus(job.config.data)
+        Conductor(jobs, root.study.jobs).run()
+        command = f"python -m train.study {' '.join(arguments)}"
+        folders = [job.folder for job in jobs]
+        output = Path(root.runs) / root.experiment_name / "report.html"
+        print_findings(write_report(folders, output, command=command))
+    except (ValueError, StudyFailed, HydraException, OmegaConfBaseException) as error:
+        print(f"study: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("study: stopped and saved; the same command goes on from there", file=sys.stderr)
+        return 130
+    print(f"report: {output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
