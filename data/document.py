@@ -20,11 +20,15 @@ from .tokenizer import END_THINK, EOS, MODES, THINK, Tokenizer, task_token
 
 @dataclass
 class LossWeights:
-    """The weight of a target token by its role; `question=1` is the loss on all tokens."""
+    """The weight of a target token by its role; `question=1` is the loss on all tokens.
+
+    `label` weighs the answers so far that a dense document has after each symbol but the last.
+    """
 
     question: float = 0.0
     trace: float = 1.0
     answer: float = 1.0
+    label: float = 1.0
 
     def by_role(self) -> np.ndarray:
         """[roles] float32: the weight at the index of each role; padding and thoughts have none."""
@@ -93,7 +97,8 @@ def encode_document(
         first, labels = dense_targets(problem, trace, tokenizer)
         place = slice(first, first + len(labels))
         targets[place] = labels
-        loss[place] = np.where(held_out_prefixes(problem), 0, np.float32(weights.answer))
+        loss[place] = np.where(held_out_prefixes(problem), 0, np.float32(weights.label))
+        loss[place.stop - 1] = weights.answer
     return EncodedDocument(tokens, targets, roles, loss)
 
 
@@ -121,7 +126,8 @@ def dense_targets(problem: Problem, trace: str, tokenizer: Tokenizer) -> tuple[i
     labels = [tokenizer.encode(label) for label in problem.labels]
     header = tokenizer.encode(prompt_text(problem, trace).removesuffix(problem.question))
     symbols = [tokenizer.encode(symbol) for symbol in problem.symbols]
-    if any(len(ids) != 1 for ids in (*labels, *symbols)):
+    one_each = len(tokenizer.encode(problem.question)) == len(symbols)  # no token for the spaces
+    if not one_each or any(len(ids) != 1 for ids in (*labels, *symbols)):
         raise ValueError("dense=true needs one token a symbol: use tokenizer.kind=symbolic")
     return len(header), np.array(labels, dtype=np.int32)[:, 0]
 

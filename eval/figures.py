@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -45,6 +46,17 @@ def write_figures(
     `frontier.png` holds the three headline currencies, `frontier_<column>.png` one currency each,
     `levels_<task>.png` accuracy against level. `sizes` is said below the frontiers.
     """
+    # A name with dollar signs is a name, not a formula.
+    with rc_context({"text.parse_math": False}):
+        drawn = _draw_all(points, cells, styles, sizes)
+        for name, figure in drawn.items():
+            _save(figure, folder / name)
+    return [folder / name for name in drawn]
+
+
+def _draw_all(
+    points: pl.DataFrame, cells: pl.DataFrame, styles: Mapping[str, Style], sizes: str
+) -> dict[str, Figure]:
     drawn: dict[str, Figure] = {}
     if headline := headline_currencies(points):
         drawn["frontier.png"] = draw_frontiers(points, headline, styles, sizes)
@@ -52,9 +64,7 @@ def write_figures(
         drawn[frontier_file(currency)] = draw_frontiers(points, [currency], styles, sizes)
     for (task,), of_task in cells.group_by("task", maintain_order=True):
         drawn[level_file(str(task))] = draw_levels(of_task, styles)
-    for name, figure in drawn.items():
-        _save(figure, folder / name)
-    return [folder / name for name in drawn]
+    return drawn
 
 
 def frontier_file(currency: Currency) -> str:

@@ -37,7 +37,7 @@ BAD = [
     ({"name": "../x"}, "data.name='../x'"),
     ({"loss": LossWeights(trace=-1.0)}, "data.loss.trace=-1.0"),
     ({"loss": LossWeights(answer=float("inf"))}, "data.loss.answer=inf"),
-    ({"loss": LossWeights(0.0, 0.0, 0.0)}, "data.loss="),
+    ({"loss": LossWeights(0.0, 0.0, 0.0, 0.0)}, "data.loss="),
     ({"tokenizer": TokenizerConfig("morse")}, "data.tokenizer.kind=morse"),
     ({"root": __file__}, f"data.root={__file__!r}"),
     ({"root": f"{__file__}/corpora"}, "data.root="),

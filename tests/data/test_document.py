@@ -19,7 +19,7 @@ from data.tasks.task import TRACES, Problem
 from data.tokenizer import ByteTokenizer, SymbolicTokenizer
 
 SYMBOLIC = SymbolicTokenizer()
-WEIGHTS = LossWeights(question=0.25, trace=0.5, answer=2.0)
+WEIGHTS = LossWeights(question=0.25, trace=0.5, answer=2.0, label=0.75)
 PROBLEM = Problem("parity", 3, "1 1 0", "0", ("1", "0", "0"), 2, labels=("1", "0", "0"))
 
 
@@ -72,7 +72,7 @@ def test_dense_labels_stand_at_the_question() -> None:
     document = encode_document(PROBLEM, "none", SYMBOLIC, WEIGHTS, dense=True)
     assert SYMBOLIC.decode(document.targets.tolist()) == "L3 <none> 1 1 0 0 <eos> <pad>"
     assert SYMBOLIC.decode(document.targets[3:6].tolist()) == " ".join(PROBLEM.labels or ())
-    assert document.loss.tolist() == [0.25] * 3 + [2.0] * 4 + [0.0]
+    assert document.loss.tolist() == [0.25] * 3 + [0.75] * 2 + [2.0] * 2 + [0.0]
 
 
 @pytest.mark.parametrize("name", ["parity", "s3_swaps", "s5"])
@@ -110,6 +110,7 @@ def test_a_held_out_document_keeps_its_own_label() -> None:
         ("phop", "none", SYMBOLIC, "dense=true needs a task with labels, which phop has not"),
         ("parity", "full", SYMBOLIC, "dense=true needs trace=none, not trace=full"),
         ("s5", "none", ByteTokenizer(), "dense=true needs one token a symbol"),
+        ("parity", "none", ByteTokenizer(), "dense=true needs one token a symbol"),
     ],
 )
 def test_impossible_dense_documents_are_refused(name, trace, tokenizer, message) -> None:

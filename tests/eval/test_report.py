@@ -190,12 +190,15 @@ def test_a_failed_write_leaves_the_old_report_alone(written, monkeypatch):
 
 
 def test_a_report_without_points_still_shows_the_levels(tmp_path, answers, make_run):
+    # The task's name is no formula for matplotlib, and no path.
     memorised = answers("transformer", items=5).filter(pl.col("train_only"))
+    memorised = memorised.with_columns(task=pl.lit("$odd_{/$"))
     make_run(tmp_path / "run", memorised)
     findings = write_report([tmp_path / "run"], tmp_path / "report.html")
     assert findings.points.is_empty()
     text = (tmp_path / "report.html").read_text()
     assert "no held-out level was answered" in text
+    assert (tmp_path / "levels__odd____.png").is_file()
     assert 'data-figure="levels"' in text and 'data-figure="frontier"' not in text
 
 
