@@ -82,7 +82,7 @@ class Backbone(nn.Module):
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
-        if config.vocab_size < 1 or config.mlp_hidden is None:
+        if config.vocab_size < 1 or (config.mlp_hidden or 0) < 1:
             raise ValueError(
                 f"backbone.vocab_size={config.vocab_size}, backbone.mlp_hidden={config.mlp_hidden}:"
                 " both must be set to build; models.sizing.resolve derives them"

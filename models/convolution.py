@@ -16,10 +16,15 @@ class ShortConvolution(nn.Module):
         dim: channels.
         width: tokens that a filter spans; 0 makes the module an identity.
         residual: add the input to the output (then the filters start at zero).
+
+    Raises:
+        ValueError: on a negative width.
     """
 
     def __init__(self, dim: int, width: int, residual: bool = False) -> None:
         super().__init__()
+        if width < 0:
+            raise ValueError(f"conv_width={width} must be at least 0 tokens; 0 is no convolution")
         self.dim, self.width, self.residual = dim, width, residual
         self.weight = nn.Parameter(torch.empty(dim, width)) if width else None
         self.reset_parameters()

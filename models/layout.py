@@ -29,7 +29,7 @@ def parse_layout(layout: str, num_layers: int, names: list[str]) -> list[str]:
 
 def _expand(term: str, layout: str, names: list[str]) -> list[str]:
     match = _TERM.fullmatch(term)
-    if match is None or match[1] == "0":
+    if match is None or int(match[1] or 1) == 0:
         raise ValueError(
             f'backbone.layout="{layout}": "{term}" is not understood; write name or count*name, '
             'such as "3*gdn attn"'

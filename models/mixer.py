@@ -36,6 +36,8 @@ class Site:
         Raises:
             ValueError: where they don't divide the width.
         """
+        if head_dim is not None and head_dim < 1:
+            raise ValueError(f"head_dim={head_dim} must be at least 1, or null to derive it")
         if num_heads is None:
             head_dim = head_dim or self.head_dim
             if head_dim < 1 or self.dim % head_dim:

@@ -28,7 +28,7 @@ def resolve(config: BackboneConfig, vocab_size: int) -> BackboneConfig:
         return config
     if config.target_parameters is not None:
         return replace(config, mlp_hidden=matched_mlp_hidden(config, config.target_parameters))
-    return replace(config, mlp_hidden=-(-8 * config.dim // 3) // 8 * 8 or 8)
+    return replace(config, mlp_hidden=8 * -(-config.dim // 3))
 
 
 def count_parameters(config: BackboneConfig) -> int:

@@ -48,6 +48,8 @@ class GatedDeltaNetConfig(MixerConfig):
             raise ValueError(
                 f"expand_v={self.expand_v} times head_dim={key_dim} is not a whole number"
             )
+        if self.chunk_size < 1:
+            raise ValueError(f"chunk_size={self.chunk_size} must be at least 1 token")
         return GatedDeltaNet(self, site.dim, heads, key_dim, int(value_dim))
 
 

@@ -42,8 +42,9 @@ class Mamba2Config(MixerConfig):
 
     def build(self, site: Site) -> "Mamba2":
         """Make the module; raises ValueError where heads or groups don't work out."""
-        inner, head_dim = self.expand * site.dim, self.head_dim or site.head_dim
-        if inner % head_dim:
+        inner, head_dim = self.expand * site.dim, self.head_dim
+        head_dim = site.head_dim if head_dim is None else head_dim
+        if head_dim < 1 or inner < head_dim or inner % head_dim:
             raise ValueError(
                 f"head_dim={head_dim} doesn't divide expand*dim={inner:g}: choose a divisor"
             )
@@ -52,7 +53,12 @@ class Mamba2Config(MixerConfig):
             raise ValueError(
                 f"num_groups={self.num_groups} doesn't divide the {heads} heads: choose a divisor"
             )
-        return Mamba2(self, site.dim, heads, head_dim, self.state_dim or site.head_dim)
+        state_dim = site.head_dim if self.state_dim is None else self.state_dim
+        if state_dim < 1 or self.chunk_size < 1:
+            raise ValueError(
+                f"state_dim={state_dim} and chunk_size={self.chunk_size} must be at least 1"
+            )
+        return Mamba2(self, site.dim, heads, head_dim, state_dim)
 
 
 class Mamba2(Mixer):

@@ -37,16 +37,20 @@ class RecurrentState(State):
         cls,
         batch: int,
         shape: tuple[int, int, int],
-        conv: ShortConvolution,
+        conv: ShortConvolution | None,
         device: torch.device | str,
         dtype: torch.dtype,
     ) -> Self:
-        """Return zero memory of `shape` (heads, key dim, value dim), kept in float32 or better."""
+        """Return zero memory of `shape` (heads, key dim, value dim), kept in float32 or better.
+
+        `conv` is the mixer's short convolution, None where it has none.
+        """
+        tail = conv.init_tail(batch, device, dtype) if conv else torch.zeros(batch, 0, 0)
         wide = torch.promote_types(dtype, torch.float32)
         return cls(
             *empty_counters(batch, device),
             memory_BHKV=torch.zeros(batch, *shape, device=device, dtype=wide),
-            tail_BWD=conv.init_tail(batch, device, dtype),
+            tail_BWD=tail.to(device),
         )
 
 

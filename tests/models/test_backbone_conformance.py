@@ -72,8 +72,9 @@ def results(backbone: Backbone, read: Tensor, segments: Tensor | None) -> dict[s
     return dict(zip(["logits", *names], [y.detach(), *gradients], strict=True))
 
 
-def test_fast_equals_step_by_step(backbone: Backbone, segments: Tensor) -> None:
-    read = tokens()
+@pytest.mark.parametrize("packing", ["one", "several", "left padded"])
+def test_fast_equals_step_by_step(backbone: Backbone, packing: str) -> None:
+    read, segments = tokens(), PACKINGS[packing]
     fast = results(backbone, read, segments)
     with step_by_step():
         plain = results(backbone, read, segments)
@@ -115,7 +116,9 @@ def test_any_split_into_calls_equals_one_pass(
     torch.testing.assert_close(actual, logits(backbone, read, segments), **ROUNDING)
 
 
-def test_one_token_at_a_time_equals_one_pass(backbone: Backbone, segments: Tensor) -> None:
+@pytest.mark.parametrize("packing", [None, "short"])
+def test_one_token_at_a_time_equals_one_pass(backbone: Backbone, packing: str | None) -> None:
+    segments = None if packing is None else PACKINGS[packing]
     read, state = tokens(), backbone.init_state(2, LENGTH, dtype=torch.float64)
     actual, _ = read_in(backbone, read, segments, [1] * LENGTH, state)
     torch.testing.assert_close(actual, logits(backbone, read, segments), **ROUNDING)
