@@ -8,7 +8,7 @@ import copy
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -156,13 +156,13 @@ def build_backbone(config: BackboneConfig, dtype: torch.dtype = torch.float64) -
     return backbone.to(dtype)
 
 
-@lru_cache(maxsize=None)
+@cache
 def shared_mixer(case: str) -> Mixer:
     """Return one float64 mixer of a case, for tests that change nothing in it."""
     return build_mixer(MIXER_CASES[case])
 
 
-@lru_cache(maxsize=None)
+@cache
 def shared_backbone(case: str) -> Backbone:
     """Return one float64 backbone of a case, for tests that change nothing in it."""
     return build_backbone(BACKBONE_CASES[case])

@@ -49,10 +49,16 @@ ATTENTION = {"attn": {"kind": "attn"}}
     ("data", "message"),
     [
         ({"dims": 3}, "backbone.dims is not a setting: choose one of name, dim, "),
-        ({"mixers": {"a": {"kind": "atn"}}}, "backbone.mixers.a.kind=atn is not known: .*attn, gdn"),
+        (
+            {"mixers": {"a": {"kind": "atn"}}},
+            "backbone.mixers.a.kind=atn is not known: .*attn, gdn",
+        ),
         ({"mixers": {"a": {}}}, "backbone.mixers.a.kind=None is not known"),
         ({"mixers": {"a": "attn"}}, "backbone.mixers.a.kind=None is not known"),
-        ({"mixers": {"a": {"kind": "attn", "windo": 3}}}, "backbone.mixers.a.windo is not a setting"),
+        (
+            {"mixers": {"a": {"kind": "attn", "windo": 3}}},
+            "backbone.mixers.a.windo is not a setting",
+        ),
         ({"depth": {"kind": "deep"}}, "backbone.depth.kind=deep is not known: .*fixed, looped"),
         ({"depth": {"kind": "fixed", "loops": 2}}, "backbone.depth.loops is not a setting"),
         ({"latent": {"kind": "thought"}}, "backbone.latent.kind=thought is not known: .*none"),

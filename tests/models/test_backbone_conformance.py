@@ -137,9 +137,7 @@ def prefilled(backbone: Backbone, lengths: list[int]) -> tuple[list[Tensor], Any
     return prompts, backbone(*left_padded(prompts), state).state
 
 
-def assert_continued(
-    backbone: Backbone, actual: Tensor, past: list[Tensor], new: Tensor
-) -> None:
+def assert_continued(backbone: Backbone, actual: Tensor, past: list[Tensor], new: Tensor) -> None:
     """Compare logits `[B, T, V]` of new tokens with those of each row alone, from scratch."""
     for row, prompt in enumerate(past):
         expected = logits(backbone, torch.cat([prompt, new[row]])[None])[0, len(prompt) :]
@@ -216,5 +214,5 @@ def test_states_of_other_loop_counts_are_refused() -> None:
     two = backbone.init_state(1, LENGTH, dtype=torch.float64, loops=2)
     with pytest.raises(ValueError, match="2 loops can't enter one of 3"):
         three.put(torch.tensor([0]), two)
-    with pytest.raises(ValueError, match="loops=2 .* state was made for 3 loops"):
+    with pytest.raises(ValueError, match=r"loops=2 .* state was made for 3 loops"):
         backbone(tokens(1), None, three, loops=2)

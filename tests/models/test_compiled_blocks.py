@@ -12,9 +12,8 @@ from tests.models.cases import (
     build_backbone,
 )
 
-
-# torch's compiler warns inside itself: of functions of its own that it has deprecated, and of probes
-# that it makes on purpose.
+# torch's compiler warns inside itself, of its own deprecated functions and of probes it makes on
+# purpose.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -23,7 +22,9 @@ def results(backbone: Backbone, read: torch.Tensor) -> dict[str, torch.Tensor]:
     logits = out.readout(out.hidden_BTD)
     backbone.zero_grad()
     logits.sin().sum().backward()
-    gradients = {name: p.grad.clone() for name, p in backbone.named_parameters() if p.grad is not None}
+    gradients = {
+        name: p.grad.clone() for name, p in backbone.named_parameters() if p.grad is not None
+    }
     return {"logits": logits.detach(), **gradients}
 
 
@@ -38,13 +39,12 @@ def test_compiled_blocks_agree(case: str) -> None:
         expected, actual = results(plain, read), results(compiled, read)
         assert actual.keys() == expected.keys()
         for name, value in expected.items():
-            torch.testing.assert_close(
-                actual[name], value, atol=1e-4, rtol=1e-3, msg=lambda text, n=name: f"{n}: {text}"
-            )
+            error = (actual[name] - value).norm() / value.norm()
+            assert error < 1e-4, f"{name} is off by {error:.1e}, relatively"
 
 
 def test_compiling_keeps_the_weights_and_their_names() -> None:
-    """Checkpoints of compiled and plain runs are the same; nothing compiles before the first call."""
+    """Checkpoints of compiled and plain runs are the same; the first call compiles."""
     backbone = build_backbone(BACKBONE_CASES["gdn"])
     before = list(backbone.state_dict())
     backbone.compile_blocks()

@@ -33,17 +33,29 @@ def test_three_to_one() -> None:
 
 @pytest.mark.parametrize(
     "term",
-    ["*gdn", "3*", "gdn*3", "3gdn", "0*gdn", "00*gdn", "-1*gdn", "3 *", "g-dn", "2*3*gdn", "1.5*gdn"],
+    [
+        "*gdn",
+        "3*",
+        "gdn*3",
+        "3gdn",
+        "0*gdn",
+        "00*gdn",
+        "-1*gdn",
+        "3",
+        "g-dn",
+        "2*3*gdn",
+        "1.5*gdn",
+    ],
 )
 def test_a_term_that_is_not_understood_is_named(term: str) -> None:
-    with pytest.raises(ValueError, match="not understood; write name or count.name") as error:
+    with pytest.raises(ValueError, match=r"not understood; write name or count.name") as error:
         parse_layout(f"attn {term}", 4, NAMES)
-    assert f'"{term.split()[-1]}"' in str(error.value) or f'"{term.split()[0]}"' in str(error.value)
+    assert f'"{term}"' in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_a_mixer_that_is_not_defined_is_named() -> None:
-    with pytest.raises(ValueError, match='no mixer is called "atn" here; .* attn, gdn, mamba2'):
+    with pytest.raises(ValueError, match=r'no mixer is called "atn" here; .* attn, gdn, mamba2'):
         parse_layout("gdn 2*atn", 4, NAMES)
     with pytest.raises(ValueError, match="defines none"):
         parse_layout("attn", 4, [])
@@ -51,7 +63,7 @@ def test_a_mixer_that_is_not_defined_is_named() -> None:
 
 @pytest.mark.parametrize("layout", ["", "  "])
 def test_an_empty_layout_is_refused(layout: str) -> None:
-    with pytest.raises(ValueError, match="backbone.layout is empty"):
+    with pytest.raises(ValueError, match=r"backbone\.layout is empty"):
         parse_layout(layout, 4, NAMES)
 
 

@@ -24,17 +24,13 @@ def tokens() -> Tensor:
 
 
 def looped(num_layers: int = 3, layout: str = "gdn attn", **settings: Any) -> Backbone:
-    return build_backbone(
-        backbone_config(layout, num_layers, depth=LoopedDepthConfig(**settings))
-    )
+    return build_backbone(backbone_config(layout, num_layers, depth=LoopedDepthConfig(**settings)))
 
 
 def stack_with_blocks_of(backbone: Backbone, indices: list[int]) -> Backbone:
     """Return a plain stack whose blocks are copies of these, and all else is the same."""
     names = [backbone.config.layout.split()[i % 2] for i in indices]
-    plain = build_backbone(
-        backbone_config(" ".join(names), len(names), depth=FixedDepthConfig())
-    )
+    plain = build_backbone(backbone_config(" ".join(names), len(names), depth=FixedDepthConfig()))
     weights = {k: v for k, v in backbone.state_dict().items() if not k.startswith("depth.")}
     for place, index in enumerate(indices):
         for name, value in backbone.depth.blocks[index].state_dict().items():
@@ -173,7 +169,7 @@ def test_a_fixed_depth_refuses_loops() -> None:
         lambda: backbone.init_state(1, 3, loops=2),
         lambda: backbone.block_calls_per_position(2),
     ):
-        with pytest.raises(ValueError, match="loops=2 .* depth is fixed"):
+        with pytest.raises(ValueError, match=r"loops=2 .* depth is fixed"):
             ask()
 
 
@@ -188,7 +184,10 @@ def test_a_looped_depth_refuses_no_loops() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"prelude": 1, "coda": 1}, "depth.prelude=1 and depth.coda=1 leave nothing to loop over 2"),
+        (
+            {"prelude": 1, "coda": 1},
+            "depth.prelude=1 and depth.coda=1 leave nothing to loop over 2",
+        ),
         ({"prelude": -1}, "depth.prelude=-1"),
         ({"coda": -1}, "depth.coda=-1"),
         ({"loops": 0}, "depth.loops=0 must be at least 1"),

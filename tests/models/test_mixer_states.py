@@ -199,7 +199,7 @@ def tensors(state: State) -> dict[str, Tensor]:
 
 
 def test_bytes_held_are_bytes_counted(mixer: Mixer) -> None:
-    """One row in float32 with room for `max_len` tokens holds what the cost says of that context."""
+    """A float32 row with room for `max_len` tokens holds what the cost says of that context."""
     for max_len in (2, LENGTH):
         state = mixer.init_state(1, max_len, "cpu", torch.float32)
         assert state.nbytes == mixer.cost(max_len).state_bytes > 0
@@ -227,7 +227,7 @@ def test_recurrent_memory_is_at_least_float32(mixer: Mixer, autocast: bool) -> N
 
 
 def test_dtypes_of_a_state_do_not_drift(mixer: Mixer) -> None:
-    """A state that changes its precision after the first call breaks compiled and pooled decoding."""
+    """A state whose precision changes with the first call would break compiled decoding."""
     for dtype in (torch.float32, torch.bfloat16):
         mixer = mixer.to(dtype)
         state = mixer.init_state(2, LENGTH, "cpu", dtype)

@@ -35,9 +35,7 @@ def same_document_past(segments_BT: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_decayed_attention_is_attention_with_decayed_weights(
-    segments: Tensor, groups: int
-) -> None:
+def test_decayed_attention_is_attention_with_decayed_weights(segments: Tensor, groups: int) -> None:
     """`o_t = scale * sum_s exp(g_{s+1} + .. + g_t) (q_t . k_s) v_s` over the document's past."""
     q, k = random(2, 2, LENGTH, groups, 3)
     v, decay = random(2, LENGTH, 4, 5), -random(2, LENGTH, 4).square()
@@ -97,7 +95,9 @@ def test_delta_rule_reflects_where_beta_is_two() -> None:
     key, plain = unit(random(1, 1, 1, 4)).expand(1, 6, 1, 4), torch.zeros(1, 6, 1).double()
     start, nothing = random(1, 1, 4, 3), torch.zeros(1, 6, 1, 3).double()
     states = [
-        delta_rule(key[:, :n], key[:, :n], nothing[:, :n], plain[:, :n], plain[:, :n] + 2, state=start)[1]
+        delta_rule(
+            key[:, :n], key[:, :n], nothing[:, :n], plain[:, :n], plain[:, :n] + 2, state=start
+        )[1]
         for n in (1, 6)
     ]
     assert not torch.allclose(states[0], start)
@@ -226,7 +226,9 @@ def test_short_convolution_is_torchs_on_each_document(segments: Tensor, width: i
 
 
 @REPEATABLE
-@given(cut=st.integers(1, LENGTH - 1), width=st.integers(1, 6), packing=st.sampled_from([*PACKINGS]))
+@given(
+    cut=st.integers(1, LENGTH - 1), width=st.integers(1, 6), packing=st.sampled_from([*PACKINGS])
+)
 def test_a_tail_carries_the_convolution_on(cut: int, width: int, packing: str) -> None:
     x, weight, segments = random(2, LENGTH, 3), random(3, width), PACKINGS[packing]
     tail = next_tail(x[:, :cut], width, segments[:, :cut], None)

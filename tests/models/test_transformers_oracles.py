@@ -11,8 +11,8 @@ from models.ops.delta import delta_rule
 
 pytest.importorskip("transformers")
 
-from transformers.models.mamba2 import modeling_mamba2 as mamba2  # noqa: E402
-from transformers.models.qwen3_next import modeling_qwen3_next as qwen3_next  # noqa: E402
+from transformers.models.mamba2 import modeling_mamba2 as mamba2
+from transformers.models.qwen3_next import modeling_qwen3_next as qwen3_next
 
 BATCH, LENGTH, HEADS, KEYS, VALUES = 2, 75, 4, 8, 6
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
