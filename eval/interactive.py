@@ -17,9 +17,10 @@ from eval.currencies import Currency, amount, share
 from eval.frontier import frontier, steps
 from eval.level_figure import level_slots
 from eval.palette import GRID, INK, MUTED, SHADE, Style
+from eval.panels import dash_rank
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-_LOOP_DASHES = ("solid", "dash", "dashdot", "dot")
+_LOOP_DASHES = ("solid", "dash", "dashdot", "dot", "longdashdot")
 # The legend's switch for what belongs to no backbone.
 FRONTIER_GROUP = "frontier"
 
@@ -153,7 +154,7 @@ def _add_line(figure: go.Figure, line: pl.DataFrame, nudge: float, style: Style)
         line={
             "color": style.colour,
             "width": 1.6,
-            "dash": _LOOP_DASHES[min(loops, len(_LOOP_DASHES)) - 1],
+            "dash": _LOOP_DASHES[dash_rank(loops)],
         },
         marker={
             "symbol": style.symbol,

@@ -10,9 +10,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from eval.palette import INK, MUTED, SHADE, Style
-from eval.panels import DASHES, chance_key, frame, lay_out_accuracy, panels
+from eval.panels import DASHES, chance_key, dash_rank, frame, lay_out_accuracy, panels
 
-LOOP_DASHES = ("-", "--", "-.", ":")
+LOOP_DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))
 
 
 def draw_levels(cells: pl.DataFrame, styles: Mapping[str, Style]) -> Figure:
@@ -77,15 +77,14 @@ def _draw_line(panel: Axes, line: pl.DataFrame, nudge: float, style: Style) -> N
         )
 
 
-def _dash(line: pl.DataFrame) -> str:
-    loops = line["budget_loops"][0] or 1
-    return LOOP_DASHES[min(loops, len(LOOP_DASHES)) - 1]
+def _dash(line: pl.DataFrame) -> str | tuple[int, tuple[int, ...]]:
+    return LOOP_DASHES[dash_rank(line["budget_loops"][0] or 1)]
 
 
 def _keys(cells: pl.DataFrame) -> list[Line2D | Patch]:
     keys: list[Line2D | Patch] = []
-    for loops in sorted(set(cells["budget_loops"].drop_nulls()) - {0, 1})[:3]:
-        dash = LOOP_DASHES[min(loops, len(LOOP_DASHES)) - 1]
+    for loops in sorted(set(cells["budget_loops"].drop_nulls()) - {0, 1})[:4]:
+        dash = LOOP_DASHES[dash_rank(loops)]
         keys.append(Line2D([], [], color=INK, lw=1.1, ls=dash, label=f"{loops} loops"))
     if cells["train_only"].any():
         look = {"color": MUTED, "marker": "o", "markerfacecolor": "white", "markersize": 4.5}

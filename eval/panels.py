@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
 from matplotlib.artist import Artist
@@ -15,6 +16,12 @@ from eval.palette import GRID, INK, MUTED, Style
 DPI = 200
 _WIDTH = 7.0
 DASHES = (0, (4, 3))
+_DASH_STEPS = (2, 3, 5, 7)
+
+
+def dash_rank(loops: int) -> int:
+    """Return which of five line patterns stands for a loop count: 1, 2, 3-4, 5-6, more."""
+    return bisect_right(_DASH_STEPS, loops)
 
 
 def panels(count: int, columns: int) -> tuple[Figure, list[Axes]]:
