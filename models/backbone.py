@@ -97,6 +97,13 @@ class Backbone(nn.Module):
             self.head.weight = self.embedding.weight
         self.reset_embeddings()
 
+    def reset_parameters(self) -> None:
+        """Draw all weights anew, as a constructor does: the way to initialise after `to_empty`."""
+        self.depth.reset_parameters()
+        self.latent.reset_parameters()
+        self.norm.reset_parameters()
+        self.reset_embeddings()
+
     def reset_embeddings(self) -> None:
         """Draw the embedding with standard deviation 0.02; an untied head starts at zero."""
         nn.init.normal_(self.embedding.weight, std=0.02)

@@ -28,6 +28,13 @@ class Block(nn.Module):
         self.mlp_norm = RMSNorm(dim)
         self.mlp = SwiGLU(dim, mlp_hidden)
 
+    def reset_parameters(self) -> None:
+        """Draw all weights anew."""
+        self.mixer_norm.reset_parameters()
+        self.mixer.reset_parameters()
+        self.mlp_norm.reset_parameters()
+        self.mlp.reset_parameters()
+
     def forward(
         self, x_BTD: Tensor, segments_BT: Tensor | None = None, state: Any = None
     ) -> tuple[Tensor, Any]:

@@ -44,6 +44,7 @@ holds for all of them. A finished run is reused, an interrupted one goes on wher
   study.jobs=N   runs at a time (each on parallel.threads CPU threads)
 """
 POLL_SECONDS = 0.5
+LINE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ class Conductor:
 
     def __init__(self, jobs: list[Job], at_a_time: int) -> None:
         self.jobs, self.at_a_time = jobs, at_a_time
+        self._steps = {job.name: 0 for job in jobs}
+        self._began, self._line_at = time.monotonic(), 0.0
         self._processes: set[subprocess.Popen[str]] = set()
         self._stopping = threading.Event()
         console = Console(stderr=True)
@@ -118,7 +121,9 @@ class Conductor:
             StudyFailed: a process ended with an error; the others are stopped politely first.
             KeyboardInterrupt: the study was asked to stop, and its runs have saved.
         """
+        total = sum(job.config.trainer.max_steps for job in self.jobs)
         with self._progress, ThreadPoolExecutor(self.at_a_time) as pool:
+            self._all = self._progress.add_task("all runs", total=total, phase="training steps")
             futures = [pool.submit(self._run_job, job, self._bar(job)) for job in self.jobs]
             try:
                 for future in futures:
@@ -170,15 +175,24 @@ class Conductor:
             raise StudyFailed(f"{job.name}: {phase} failed: {last} (all of it: {log})")
 
     def _show(self, job: Job, bar: TaskID, phase: str) -> None:
+        said = phase
+        if phase == "training" and (rows := read_metrics(job.folder / "metrics.csv")):
+            self._steps[job.name] = int(rows[-1]["step"])
+            said = f"training, loss {float(rows[-1]['loss']):.3f}"
+        self._progress.update(bar, completed=self._steps[job.name], phase=said)
+        self._progress.update(self._all, completed=sum(self._steps.values()))
         if self._progress.disable:
+            self._say_now_and_then()
+
+    def _say_now_and_then(self) -> None:
+        """Where there is no terminal, a line every half a minute."""
+        seconds = time.monotonic() - self._began
+        if seconds < self._line_at:
             return
-        if phase == "training":
-            rows = read_metrics(job.folder / "metrics.csv")
-            loss = f"loss {float(rows[-1]['loss']):.3f}" if rows else "starting"
-            steps = int(rows[-1]["step"]) if rows else 0
-            self._progress.update(bar, completed=steps, phase=f"training, {loss}")
-        else:
-            self._progress.update(bar, phase="evaluating")
+        self._line_at = seconds + LINE_SECONDS
+        total = sum(job.config.trainer.max_steps for job in self.jobs)
+        done = sum(self._steps.values())
+        print(f"{seconds:4.0f} s: {done} of {total} training steps", file=sys.stderr)
 
 
 def main(arguments: Sequence[str]) -> int:

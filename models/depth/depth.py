@@ -36,12 +36,12 @@ class Trajectory:
     Attributes:
         loops: times that the looped part ran (1 where nothing is looped).
         block_calls: passes through blocks; times positions run, it is the executed cost.
-        states_RBTD: the state after each recurrence, where recording was asked for.
+        states: `hidden_BTD` after each recurrence, where recording was asked for.
     """
 
     loops: int
     block_calls: int
-    states_RBTD: list[Tensor] = field(default_factory=list)
+    states: list[Tensor] = field(default_factory=list)
 
 
 class Depth(nn.Module, ABC):
@@ -59,6 +59,11 @@ class Depth(nn.Module, ABC):
     def __init__(self, blocks: nn.ModuleList) -> None:
         super().__init__()
         self.blocks = blocks
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew; a depth with weights of its own adds them."""
+        for block in self._blocks():
+            block.reset_parameters()
 
     @abstractmethod
     def calls(self, loops: int) -> list[int]:

@@ -86,12 +86,19 @@ class LoopedDepth(Depth):
         super().__init__(blocks)
         self.config = config
         self.default_loops = config.loops
-        self.entry_norm, self.norm = (
+        self.entry_norm, self.loop_norm = (
             RMSNorm(dim) if config.norm else nn.Identity() for _ in range(2)
         )
         last = len(blocks) - config.coda
         self.prelude, self.core = range(config.prelude), range(config.prelude, last)
         self.coda = range(last, len(blocks))
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew."""
+        super().reset_parameters()
+        for norm in (self.entry_norm, self.loop_norm):
+            if isinstance(norm, RMSNorm):
+                norm.reset_parameters()
 
     def calls(self, loops: int) -> list[int]:
         """Return prelude, the core `loops` times, coda."""
@@ -115,11 +122,11 @@ class LoopedDepth(Depth):
             hidden_BTD = self._run(self.core, hidden_BTD, segments_BT, state, call)
             call += len(self.core)
             if record:
-                trajectory.states_RBTD.append(hidden_BTD)
+                trajectory.states.append(hidden_BTD)
         return self._run(self.coda, hidden_BTD, segments_BT, state, call), state, trajectory
 
     def _between(self, hidden_BTD: Tensor, entry_BTD: Tensor) -> Tensor:
-        hidden_BTD = self.norm(hidden_BTD)
+        hidden_BTD = self.loop_norm(hidden_BTD)
         return hidden_BTD + entry_BTD if self.config.injection == "add" else hidden_BTD
 
     def loops_for_step(self, seed: int, stage: int, step: int) -> int:

@@ -58,6 +58,9 @@ Readout = Callable[[Tensor], Tensor]
 class Latent(nn.Module, ABC):
     """Holds the reins of a forward pass: decides what is embedded, and how often the stack runs."""
 
+    def reset_parameters(self) -> None:
+        """Draw all weights anew; a scheme with weights of its own overrides this."""
+
     @abstractmethod
     def forward(
         self, tokens_BT: Tensor, roles_BT: Tensor | None, embed: Embed, run: Run, readout: Readout

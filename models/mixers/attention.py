@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from ..convolution import ShortConvolution
 from ..cost import Cost, linear_flops
+from ..kernels import flash_documents, flash_varlen
 from ..layers import RMSNorm, init_linear, init_output, parameter_bytes
 from ..mixer import Mixer, MixerConfig, Site
 from ..ops.rotary import rotate
 from ..ops.softmax import softmax_attention, visible_keys
+from ..ops.twin import runs_step_by_step
 from ..segments import document_positions
 from ..state import State, advance, continues, empty_counters, keep
 
@@ -69,6 +71,7 @@ class AttentionState(State):
         positions_BS: position held by each slot, -1 where empty.
         tail_BWD: inputs that the short convolution still needs; width 0 without one.
         max_len: longest document that fits, tokens.
+        longest: a host-side bound on the tokens that any row has read of its document.
         used: number of slots in use in the fullest row (a host-side bound).
     """
 
@@ -77,6 +80,7 @@ class AttentionState(State):
     positions_BS: Tensor
     tail_BWD: Tensor
     max_len: int
+    longest: int = 0
     used: int = 0
 
     def put(self, rows: Tensor, other: State) -> None:
@@ -84,6 +88,7 @@ class AttentionState(State):
         assert isinstance(other, AttentionState)
         super().put(rows, other)
         self.used = max(self.used, other.used)
+        self.longest = max(self.longest, other.longest)
 
     @property
     def nbytes(self) -> int:
@@ -127,11 +132,19 @@ class Attention(Mixer):
             positions_BT = document_positions(segments_BT, x_BTD.shape[1], None, x_BTD.device)
             projected, _ = self.conv(self.qkv(x_BTD), segments_BT, None)
             q, k, v = self._heads(projected, positions_BT, x_BTD.shape[1])
-            out = softmax_attention(
-                q, k, v, visible=self._visible(positions_BT, segments_BT), window=self.config.window
-            )
+            out = self._from_scratch(q, k, v, positions_BT, segments_BT)
             return self.output(out.flatten(2)), None
         return self._with_state(x_BTD, segments_BT, state)
+
+    def _from_scratch(
+        self, q: Tensor, k: Tensor, v: Tensor, positions_BT: Tensor, segments_BT: Tensor | None
+    ) -> Tensor:
+        """Attend within documents, through flash-attn where `models.kernels` found it sound."""
+        window, flash = self.config.window, flash_varlen(v)
+        if flash is not None and not runs_step_by_step():
+            return flash_documents(flash, q.to(v.dtype), k.to(v.dtype), v, segments_BT, window)
+        visible = self._visible(positions_BT, segments_BT)
+        return softmax_attention(q, k, v, visible=visible, window=window)
 
     def _heads(
         self, projected_BTX: Tensor, positions_BT: Tensor, max_positions: int
@@ -161,6 +174,7 @@ class Attention(Mixer):
             state.positions_BS.masked_fill_(~kept_B[:, None], -1)
         length, start_B = x_BTD.shape[1], keep(state.position_B, kept_B)
         positions_BT = document_positions(segments_BT, length, start_B, x_BTD.device)
+        _check_room(state, positions_BT)
         projected, state.tail_BWD = self.conv(
             self.qkv(x_BTD), segments_BT, keep(state.tail_BWD, kept_B)
         )
@@ -270,3 +284,20 @@ class Attention(Mixer):
         flops += 4 * self.heads * self.head_dim * seen + self.conv.flops
         state_bytes = 4 * (2 * self.kv_heads * self.head_dim * seen + self.conv.state_size)
         return Cost(flops, parameter_bytes(self), state_bytes)
+
+
+def _check_room(state: AttentionState, positions_BT: Tensor) -> None:
+    """Refuse a document that outgrows its slots: the oldest keys would be lost without a word.
+
+    The device is asked only where the host-side bound, which never forgets ended documents, is
+    exceeded.
+    """
+    state.longest += positions_BT.shape[1]
+    if state.longest <= state.max_len:
+        return
+    state.longest = int(positions_BT.max()) + 1
+    if state.longest > state.max_len:
+        raise ValueError(
+            f"a document of {state.longest} tokens doesn't fit a state of max_len={state.max_len}:"
+            " make the state longer (init_state)"
+        )

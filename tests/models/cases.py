@@ -12,11 +12,14 @@ from functools import cache
 from typing import Any
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from models.backbone import Backbone
 from models.config import BackboneConfig
+from models.depth.listing import DEPTHS
 from models.depth.looped import LoopedDepthConfig
+from models.latent.listing import LATENTS
 from models.mixer import Mixer, MixerConfig, Site
 from models.mixers.attention import AttentionConfig
 from models.mixers.gated_delta import GatedDeltaNetConfig
@@ -106,16 +109,15 @@ def build_mixer(config: MixerConfig, dtype: torch.dtype = torch.float64) -> Mixe
 
 
 MIXER_SETTINGS: dict[str, MixerConfig] = {
+    **{kind: MIXER_CASES[kind] for kind in MIXERS},
     "attn": AttentionConfig(conv_width=3),
-    "gdn": GatedDeltaNetConfig(chunk_size=CHUNK),
-    "mamba2": Mamba2Config(chunk_size=CHUNK),
     "window": AttentionConfig(window=4, num_kv_heads=1),
 }
 
 
 def backbone_config(layout: str = "attn", num_layers: int = 2, **changes: Any) -> BackboneConfig:
     """Return settings of a tiny backbone; only the mixers that the layout names are defined."""
-    names = {name for name in MIXER_SETTINGS if name in layout}
+    names = {term.split("*")[-1] for term in layout.split()}
     settings: dict[str, Any] = {
         "dim": 16,
         "num_layers": num_layers,
@@ -129,9 +131,17 @@ def backbone_config(layout: str = "attn", num_layers: int = 2, **changes: Any) -
 
 
 BACKBONE_CASES: dict[str, BackboneConfig] = {
-    "attn": backbone_config("attn"),
-    "gdn": backbone_config("gdn"),
-    "mamba2": backbone_config("mamba2"),
+    **{kind: backbone_config(kind) for kind in MIXERS},
+    **{
+        f"{kind} depth": backbone_config("gdn attn", depth=made())
+        for kind, made in DEPTHS.items()
+        if kind != "fixed"
+    },
+    **{
+        f"{kind} latent": backbone_config("gdn attn", latent=made())
+        for kind, made in LATENTS.items()
+        if kind != "none"
+    },
     "3*gdn attn": backbone_config("3*gdn attn", 4),
     "gdn mamba2 attn": backbone_config("gdn mamba2 attn", 3),
     "window mamba2 tied": backbone_config("window mamba2", 2, tie_embeddings=True),
@@ -145,6 +155,12 @@ BACKBONE_CASES: dict[str, BackboneConfig] = {
         "gdn mamba2 attn", 3, depth=LoopedDepthConfig(prelude=1, loops=2, injection="none")
     ),
 }
+
+
+# Ways to read a row in pieces: the length of each.
+PIECES = st.sets(st.integers(1, LENGTH - 1)).map(
+    lambda cuts: [b - a for a, b in itertools.pairwise([0, *sorted(cuts), LENGTH])]
+)
 
 
 def build_backbone(config: BackboneConfig, dtype: torch.dtype = torch.float64) -> Backbone:

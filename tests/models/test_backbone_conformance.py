@@ -14,6 +14,7 @@ from tests.models.cases import (
     BACKBONE_CASES,
     LENGTH,
     PACKINGS,
+    PIECES,
     ROUNDING,
     VOCABULARY,
     backbone_config,
@@ -85,11 +86,6 @@ def test_fast_equals_step_by_step(backbone: Backbone, packing: str) -> None:
         assert error < 1e-10, f"{name} differs from its twin's by {error:g}, relatively"
 
 
-pieces = st.sets(st.integers(1, LENGTH - 1)).map(
-    lambda cuts: [b - a for a, b in zip([0, *sorted(cuts)], [*sorted(cuts), LENGTH], strict=True)]
-)
-
-
 def read_in(
     backbone: Backbone, read: Tensor, segments: Tensor | None, sizes: list[int], state: Any
 ) -> tuple[Tensor, Any]:
@@ -105,7 +101,7 @@ def read_in(
 
 @pytest.mark.parametrize("case", BACKBONE_CASES)
 @settings(max_examples=6, deadline=None, derandomize=True, database=None)
-@given(sizes=pieces, packing=st.sampled_from([None, *PACKINGS]))
+@given(sizes=PIECES, packing=st.sampled_from([None, *PACKINGS]))
 def test_any_split_into_calls_equals_one_pass(
     case: str, sizes: list[int], packing: str | None
 ) -> None:

@@ -9,9 +9,14 @@ from torch import nn
 
 from models.backbone import Backbone
 from models.block import Block
+from models.config import BackboneConfig
+from models.depth.depth import DepthConfig
+from models.depth.fixed import FixedDepthConfig
+from models.depth.looped import LoopedDepthConfig
 from models.gates import DecayGate, DecayRate
 from models.layers import init_linear
 from models.mixer import Mixer
+from models.mixers.attention import AttentionConfig
 from models.mixers.gated_delta import GatedDeltaNet, GatedDeltaNetConfig
 from models.mixers.mamba2 import Mamba2, Mamba2Config
 from tests.models.cases import BACKBONE_CASES, LENGTH, MIXER_CASES, SITE, VOCABULARY
@@ -164,6 +169,26 @@ def test_a_residual_convolution_begins_as_the_identity() -> None:
     plain.load_state_dict({k: v for k, v in mixer.state_dict().items() if "conv" not in k})
     with torch.no_grad():
         for each in (mixer, plain):
-            each.output.weight.copy_(torch.eye(SITE.dim))  # type: ignore[union-attr, operator]
+            each.output.weight.copy_(torch.eye(SITE.dim))
     x = torch.randn(2, LENGTH, SITE.dim)
     torch.testing.assert_close(mixer(x)[0], plain(x)[0])
+
+
+@pytest.mark.parametrize("depth", [FixedDepthConfig(), LoopedDepthConfig()])
+def test_initialising_after_to_empty_equals_a_new_backbone(depth: DepthConfig) -> None:
+    mixers = {"gdn": GatedDeltaNetConfig(), "attn": AttentionConfig(), "mamba2": Mamba2Config()}
+    config = BackboneConfig(
+        dim=32, layout="gdn attn mamba2", mixers=mixers, depth=depth, vocab_size=10, mlp_hidden=8
+    )
+    torch.manual_seed(0)
+    new = Backbone(config)
+    with torch.device("meta"):
+        empty = Backbone(config).to_empty(device="cpu")
+    for parameter in empty.parameters():
+        torch.nn.init.constant_(parameter, 7.0)
+    torch.manual_seed(0)
+    empty.reset_parameters()
+    torch.manual_seed(0)
+    new.reset_parameters()
+    for (name, ours), theirs in zip(empty.named_parameters(), new.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name

@@ -78,15 +78,15 @@ def test_injection_is_what_its_equation_says(norm: bool) -> None:
     entry = depth.entry_norm(depth.blocks[0](x)[0])
     hidden = core(entry)
     for _ in range(2):
-        hidden = core(depth.norm(hidden) + entry)
+        hidden = core(depth.loop_norm(hidden) + entry)
     expected = depth.blocks[3](hidden)[0]
     assert torch.equal(depth(x, None, None, 3)[0], expected)
 
 
 def test_more_loops_start_as_fewer_do() -> None:
     backbone, read = looped(3, prelude=1, coda=1, loops=4), tokens()
-    four = backbone(read, record=True).trajectory.states_RBTD
-    two = backbone(read, loops=2, record=True).trajectory.states_RBTD
+    four = backbone(read, record=True).trajectory.states
+    two = backbone(read, loops=2, record=True).trajectory.states
     assert [len(four), len(two)] == [4, 2]
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(two, four, strict=False))
 
@@ -94,11 +94,11 @@ def test_more_loops_start_as_fewer_do() -> None:
 def test_states_are_recorded_only_on_demand() -> None:
     backbone, read = looped(3, loops=3), tokens()
     silent, recorded = backbone(read), backbone(read, record=True)
-    assert silent.trajectory.states_RBTD == []
+    assert silent.trajectory.states == []
     assert recorded.trajectory.loops == silent.trajectory.loops == 3
-    assert len(recorded.trajectory.states_RBTD) == 3
-    assert all(state.shape == (2, LENGTH, 16) for state in recorded.trajectory.states_RBTD)
-    last = backbone.norm(recorded.trajectory.states_RBTD[-1])
+    assert len(recorded.trajectory.states) == 3
+    assert all(state.shape == (2, LENGTH, 16) for state in recorded.trajectory.states)
+    last = backbone.norm(recorded.trajectory.states[-1])
     assert torch.equal(last, recorded.hidden_BTD), "without a coda the last state is read out"
 
 
@@ -106,7 +106,7 @@ def test_an_ordinary_stack_records_its_one_state() -> None:
     backbone = build_backbone(backbone_config())
     out = backbone(tokens(), record=True)
     assert out.trajectory.loops == 1
-    assert torch.equal(backbone.norm(out.trajectory.states_RBTD[0]), out.hidden_BTD)
+    assert torch.equal(backbone.norm(out.trajectory.states[0]), out.hidden_BTD)
 
 
 @pytest.mark.parametrize("loops", [1, 2, 5])

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.mixer import Mixer
+from models.mixer import Mixer, Site
+from models.mixers.attention import AttentionConfig
 from models.mixers.recurrent import RecurrentState
 from models.ops.twin import step_by_step
 from models.state import State
@@ -16,6 +17,7 @@ from tests.models.cases import (
     LENGTH,
     MIXER_CASES,
     PACKINGS,
+    PIECES,
     ROUNDING,
     SITE,
     segments_of,
@@ -51,14 +53,9 @@ def alone(mixer: Mixer, *parts: Tensor) -> Tensor:
     return mixer(torch.cat(parts, dim=0)[None])[0][0]
 
 
-pieces = st.sets(st.integers(1, LENGTH - 1)).map(
-    lambda cuts: [b - a for a, b in zip([0, *sorted(cuts)], [*sorted(cuts), LENGTH], strict=True)]
-)
-
-
 @pytest.mark.parametrize("case", MIXER_CASES)
 @settings(max_examples=12, deadline=None, derandomize=True, database=None)
-@given(sizes=pieces, packing=st.sampled_from([None, *PACKINGS]), twin=st.booleans())
+@given(sizes=PIECES, packing=st.sampled_from([None, *PACKINGS]), twin=st.booleans())
 def test_any_split_into_calls_equals_one_pass(
     case: str, sizes: list[int], packing: str | None, twin: bool
 ) -> None:
@@ -87,15 +84,15 @@ def test_a_state_just_large_enough_suffices(mixer: Mixer) -> None:
 
 def test_rows_know_their_document_and_position(mixer: Mixer) -> None:
     segments = PACKINGS["several"]  # rows of documents of 5, 9, 7 and of 8, 8, 5 tokens
-    state = empty(mixer)
-    for end, positions in [(4, [4, 4]), (9, [4, 1]), (LENGTH, [7, 5])]:
-        start = 0 if end == 4 else 4 if end == 9 else 9
-        _, state = mixer(inputs()[:, start:end], segments[:, start:end], state)
-        assert state.document_B.tolist() == segments[:, end - 1].tolist()
-        assert state.position_B.tolist() == positions
+    x, state = inputs(), empty(mixer)
+    pieces = {(0, 5): [5, 5], (5, 8): [3, 8], (8, 9): [4, 1], (9, LENGTH): [7, 5]}
+    for (start, end), positions in pieces.items():
+        _, state = mixer(x[:, start:end], segments[:, start:end], state)
+        assert state.document_B.tolist() == segments[:, end - 1].tolist(), f"after {end} tokens"
+        assert state.position_B.tolist() == positions, f"after {end} tokens"
     _, state = mixer(inputs(length=2), None, state)
-    assert state.document_B.tolist() == segments[:, -1].tolist()
-    assert state.position_B.tolist() == [9, 7]
+    assert state.document_B.tolist() == segments[:, -1].tolist(), "unnamed tokens go on"
+    assert state.position_B.tolist() == [9, 7], "unnamed tokens go on"
 
 
 LENGTHS = [LENGTH, 13, 1]
@@ -235,3 +232,19 @@ def test_dtypes_of_a_state_do_not_drift(mixer: Mixer) -> None:
         for length in (5, 1):
             _, state = mixer(inputs(length=length).to(dtype), None, state)
         assert {name: x.dtype for name, x in tensors(state).items()} == before
+
+
+def test_a_document_that_outgrows_its_slots_is_refused() -> None:
+    mixer = AttentionConfig(num_heads=2).build(Site(dim=16, head_dim=8))
+    state = mixer.init_state(1, 6, "cpu", torch.float32)
+    _, state = mixer(torch.randn(1, 6, 16), None, state)
+    with pytest.raises(ValueError, match="document of 7 tokens doesn't fit a state of max_len=6"):
+        mixer(torch.randn(1, 1, 16), None, state)
+
+
+def test_a_second_document_of_the_same_row_has_the_whole_room() -> None:
+    mixer = AttentionConfig(num_heads=2).build(Site(dim=16, head_dim=8))
+    state = mixer.init_state(1, 6, "cpu", torch.float32)
+    for document in range(3):
+        _, state = mixer(torch.randn(1, 5, 16), torch.full((1, 5), document), state)
+    assert state is not None and state.position_B.tolist() == [5]

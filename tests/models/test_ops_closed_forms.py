@@ -1,6 +1,8 @@
 """The operators against closed forms that share no code with them."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -121,7 +123,7 @@ def test_document_of_the_last_token_owns_the_last_state(segments: Tensor) -> Non
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("length", [1, 5])
 def test_half_inputs_give_half_outputs_and_float32_states(
-    op: object, dtype: torch.dtype, length: int
+    op: Callable[..., Any], dtype: torch.dtype, length: int
 ) -> None:
     inputs = [x.to(dtype) for x in delta_inputs(length)]
     runs = {
@@ -136,7 +138,9 @@ def test_half_inputs_give_half_outputs_and_float32_states(
 
 @pytest.mark.parametrize("log_decay", [0.0, -16.0, -300.0, "mixed"])
 @pytest.mark.parametrize("op", [delta_rule, decayed_attention], ids=lambda op: op.__name__)
-def test_extreme_decays_stay_finite(op: object, log_decay: float | str, segments: Tensor) -> None:
+def test_extreme_decays_stay_finite(
+    op: Callable[..., Any], log_decay: float | str, segments: Tensor
+) -> None:
     """A mask after the exponential would give finite outputs here, and NaN in the gradients."""
     q, k, v, decay, beta = (x.float() for x in delta_inputs())
     if log_decay == "mixed":
@@ -145,7 +149,7 @@ def test_extreme_decays_stay_finite(op: object, log_decay: float | str, segments
         decay = torch.full_like(decay, float(log_decay))
     inputs = [q, k, v, decay, beta][: 5 if op is delta_rule else 4]
     inputs = [x.requires_grad_() for x in inputs]
-    out, state = op(*inputs, segments=segments, chunk_size=8)  # type: ignore[operator]
+    out, state = op(*inputs, segments=segments, chunk_size=8)
     gradients = torch.autograd.grad(out.square().sum() + state.square().sum(), inputs)
     for x in (out, state, *gradients):
         assert x.isfinite().all()

@@ -1,5 +1,8 @@
 """Our operators against those of transformers, which were written by others."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -33,10 +36,10 @@ def gradients(out: Tensor, state: Tensor, inputs: tuple[Tensor, ...]) -> tuple[T
 @pytest.mark.parametrize(
     "theirs", [qwen3_next.torch_chunk_gated_delta_rule, qwen3_next.torch_recurrent_gated_delta_rule]
 )
-def test_delta_rule_is_qwen3_nexts(theirs: object) -> None:
+def test_delta_rule_is_qwen3_nexts(theirs: Callable[..., Any]) -> None:
     inputs = tuple(x.requires_grad_() for x in delta_inputs())
     start = torch.randn(BATCH, HEADS, KEYS, VALUES)
-    expected = theirs(*inputs, initial_state=start, output_final_state=True)  # type: ignore[operator]
+    expected = theirs(*inputs, initial_state=start, output_final_state=True)
     actual = delta_rule(*inputs, state=start)
     for mine, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(mine, other, **CLOSE)
