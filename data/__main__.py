@@ -7,8 +7,32 @@ from omegaconf import DictConfig, OmegaConf
 
 from data.config import DataConfig
 from data.errors import one_line_errors
+from data.groups import describe_groups
 from data.make import make_corpus
 from data.schema import register_schema
+
+HELP = """\
+Make a corpus of reasoning problems, packed and ready to train on; the last line printed is
+`corpus: FOLDER`.
+
+  python -m data data=smoke
+  python -m data experiment=quickstart                the corpus that an experiment trains on
+  python -m data data=s3_swaps data.num_documents=100000 data.name=more_swaps
+  python -m data '+data.sources={words: {task: a5, trace: full, levels: [4, 8]}}'
+                                                      one source more
+  python -m data data=smoke --cfg job -p data         print the settings, make nothing
+
+A finished corpus is found again; an interrupted one goes on from its finished shards.
+`python -m data.inspect` lists the tasks and prints problems.
+
+  data.name=NAME                corpora/NAME-HASH/ holds the corpus
+  data.num_documents=N          also data.num_validation_documents=N
+  data.context=N                tokens of a packed row
+  data.sources.NAME.task=TASK   also .trace=none|short|full|verbose, .levels=[...], .weight=X,
+                                .dense=true (a target at every symbol of the question)
+  data.workers=N                processes; 0, the default, is all cores
+
+"""
 
 
 @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="train")
@@ -29,6 +53,9 @@ def main(composed: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    if {"-h", "--help", "help"} & set(sys.argv[1:]):
+        print(HELP + describe_groups("data", "experiment"))
+        sys.exit()
     register_schema()
     with one_line_errors("data"):
         main()

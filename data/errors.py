@@ -35,6 +35,8 @@ def plain_message(error: BaseException) -> str | None:
         return _config_message(error)
     if isinstance(error, ValueError | ArithmeticError):
         return " ".join(str(error).split())
+    if _library(error) == "wandb":
+        return f"W&B: {' '.join(str(error).split())} Or choose logger.mode=offline"
     if isinstance(error, OSError) and error.errno in _MENDABLE:
         place = f" at {error.filename}" if error.filename else ""
         return f"{error.strerror}{place}: make room or choose another place, and run again"
@@ -52,6 +54,10 @@ def _config_message(error: BaseException) -> str:
     if key and is_dataclass(kind) and "not in" in text:
         allowed = ", ".join(field.name for field in fields(kind))
         return f"{key} is not a setting: choose one of {allowed}"
+    if key and "is not in struct" in text:
+        there = ", ".join(map(str, cause.parent_node)) or "nothing yet"
+        parent, _, name = str(key).rpartition(".")
+        return f"{key} is not there (there is {there}): add it with '+{parent}={{{name}: {{...}}}}'"
     return f"{key}: {text}" if key and key not in text else text
 
 

@@ -100,18 +100,8 @@ class CorpusModule(L.LightningDataModule):
         return DataLoader(self.steps_from(self.trainer.global_step), batch_size=None)
 
     def steps_from(self, step: int) -> StepRows:
-        """Return what this rank reads from `step` on.
-
-        Raises:
-            ValueError: where ranks and accumulation don't divide the global batch.
-        """
-        world_size = self.trainer.world_size if self.trainer is not None else 1
-        rank = self.trainer.global_rank if self.trainer is not None else 0
-        if self.rows_per_step % (world_size * self.accumulate):
-            raise ValueError(
-                f"trainer.rows_per_step={self.rows_per_step} can't be cut into {world_size} "
-                f"processes x parallel.accumulate={self.accumulate}: choose a multiple"
-            )
+        """Return what this rank reads from `step` on."""
+        rank, world_size = self._rank_of()
         return StepRows(
             self.corpus.split("train"),
             self.rows_per_step,
@@ -123,15 +113,23 @@ class CorpusModule(L.LightningDataModule):
             self.accumulate,
         )
 
-    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
-        """Return a loader over the first validation rows (none where there are none)."""
+    def validation_batches(self) -> list[Batch]:
+        """Return this rank's batches of the first validation rows (none where there are none).
+
+        Their denominator is that of all these rows: the losses of all batches of all ranks add up
+        to one mean.
+        """
         has_rows = self.corpus.manifest["splits"].get("validation", {}).get("rows", 0)
         if not self.validation_rows or not has_rows:
             return []
         rows = self.corpus.split("validation")
         indices = np.arange(min(self.validation_rows, rows.num_rows))
-        batches = [
-            Batch.from_rows(rows.read(part), rows.loss_sum(part))
-            for part in np.array_split(indices, -(-len(indices) // self.rows_per_step))
-        ]
-        return DataLoader(batches, batch_size=None)  # pyright: ignore[reportArgumentType]
+        denominator = rows.loss_sum(indices)
+        parts = np.array_split(indices, -(-len(indices) // self.rows_per_step))
+        rank, world_size = self._rank_of()
+        return [Batch.from_rows(rows.read(part), denominator) for part in parts[rank::world_size]]
+
+    def _rank_of(self) -> tuple[int, int]:
+        """This process's rank, and how many there are."""
+        trainer = self.trainer
+        return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)

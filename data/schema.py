@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
 
 from .config import DataConfig
 
@@ -19,7 +20,7 @@ class CorpusRoot:
     deterministic: bool = False
     backbone: dict[str, Any] = field(default_factory=dict)
     optim: dict[str, Any] = field(default_factory=dict)
-    stages: list[Any] = field(default_factory=list)
+    stages: list[Any] = field(default_factory=lambda: [{}])
     trainer: dict[str, Any] = field(default_factory=dict)
     parallel: dict[str, Any] = field(default_factory=dict)
     logger: dict[str, Any] = field(default_factory=dict)
@@ -28,5 +29,12 @@ class CorpusRoot:
 
 
 def register_schema() -> None:
-    """Register the root; mixers, depths and latents stay untyped, their schemas are optional."""
-    ConfigStore.instance().store(name="schema", node=CorpusRoot)
+    """Register the root, so that `python -m data` takes every command that `python -m train` takes.
+
+    Mixers, depths and latents stay untyped, their schemas are optional.
+    """
+    root = OmegaConf.structured(CorpusRoot)
+    for name, part in root.items():
+        if name != "data" and OmegaConf.is_config(part):
+            OmegaConf.set_struct(part, False)
+    ConfigStore.instance().store(name="schema", node=root)

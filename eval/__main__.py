@@ -12,10 +12,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from data.errors import plain_message
 from eval.checkpoint import load_trained
 from eval.config import EvalConfig
 from eval.evaluate import Row, Subject, evaluate
-from eval.ledger import LEDGER_FILE, Ledger, LedgerError, read_ledger
+from eval.ledger import LEDGER_FILE, Ledger, read_ledger
 from eval.report import REPORT_FILE, print_findings, write_report
 
 HELP = """\
@@ -71,14 +72,12 @@ def parse(arguments: Sequence[str]) -> EvalVerb:
     try:
         given = OmegaConf.from_dotlist(list(arguments))
         base = OmegaConf.structured(EvalVerb)
-        own = _settings_of(Path(str(given.get("run") or "")))
+        own = _settings_of(str(given.get("run") or ""))
         merged = OmegaConf.merge(base, {"eval": own}, given)
         verb = OmegaConf.to_object(merged)
     except (OmegaConfBaseException, YAMLError) as error:
-        raise ValueError(" ".join(str(error).split())) from error
+        raise ValueError(plain_message(error) or " ".join(str(error).split())) from error
     assert isinstance(verb, EvalVerb)
-    if not verb.run:
-        raise ValueError("run is not set: give a run folder, as in run=runs/smoke/NAME")
     if verb.device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device={verb.device} is not known: choose auto, cpu or cuda")
     if verb.device == "auto":
@@ -87,10 +86,15 @@ def parse(arguments: Sequence[str]) -> EvalVerb:
     return verb
 
 
-def _settings_of(run: Path) -> Any:
-    path = run / "config.yaml"
-    if not run.name or not path.is_file():
-        return {}
+def _settings_of(run: str) -> Any:
+    if not run:
+        raise ValueError("run is not set: give a run folder, as in run=runs/smoke/NAME")
+    path = Path(run) / "config.yaml"
+    if not path.is_file():
+        raise ValueError(
+            f"run={run} is no run folder (it has no config.yaml): give the folder that the last "
+            "line of python -m train named, or train it first"
+        )
     return OmegaConf.select(OmegaConf.load(path), "eval") or {}
 
 
@@ -128,7 +132,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         verb = parse(arguments)
     except ValueError as error:
-        return _refuse(error, 2)
+        return _refuse(str(error), 2)
     try:
         made = run_evaluation(verb)
         if not verb.report:
@@ -137,8 +141,10 @@ def main(arguments: Sequence[str]) -> int:
         report = Path(verb.run) / REPORT_FILE
         command = shlex.join(["python", "-m", "eval", *arguments])
         print_findings(write_report([Path(verb.run)], report, command=command))
-    except (ValueError, LedgerError) as error:
-        return _refuse(error, 1)
+    except (ValueError, OSError) as error:
+        if (message := plain_message(error)) is None:
+            raise
+        return _refuse(message, 1)
     except KeyboardInterrupt:
         print(
             "eval: stopped; the same command goes on after the last finished cell", file=sys.stderr
@@ -148,8 +154,8 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _refuse(error: Exception, status: int) -> int:
-    print(f"eval: {error}", file=sys.stderr)
+def _refuse(message: str, status: int) -> int:
+    print(f"eval: {message}", file=sys.stderr)
     return status
 
 

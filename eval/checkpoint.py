@@ -47,7 +47,7 @@ def checkpoints(run: Path) -> list[Path]:
     folder = run / CHECKPOINT_FOLDER
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+    return sorted((p for p in folder.iterdir() if _NAME.fullmatch(p.name)), key=checkpoint_step)
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
@@ -77,13 +77,9 @@ def load_trained(run: Path) -> Trained:
             f"{run}: no checkpoint in {CHECKPOINT_FOLDER}/; train it first, with the command in "
             "its environment.json, or give another run"
         )
-    content = _read(found[-1])
-    backbone = Backbone(backbone_from_dict(content["pauca"]["backbone"]))
-    weights = {name.removeprefix(_PREFIX): weight for name, weight in content["state_dict"].items()}
-    backbone.load_state_dict(weights)
     corpus = _corpus(run)
     return Trained(
-        backbone.eval(),
+        _backbone(found[-1]).eval(),
         tokenizer_from_spec(corpus["tokenizer"]["spec"]),
         checkpoint_step(found[-1]),
         hashlib.sha256(found[-1].read_bytes()).hexdigest()[:16],
@@ -91,14 +87,36 @@ def load_trained(run: Path) -> Trained:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _backbone(path: Path) -> Backbone:
+    content = read_checkpoint(path)
+    backbone = Backbone(backbone_from_dict(content["pauca"]["backbone"]))
+    weights = {name.removeprefix(_PREFIX): weight for name, weight in content["state_dict"].items()}
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        backbone.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path}: the weights don't fit the backbone of this version of the code; check out "
+            "the revision in the run's environment.json, or train again"
+        ) from error
+    return backbone
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return a checkpoint's content; nothing in it is run.
+
+    Raises:
+        CheckpointError: it is damaged, or no run of ours wrote it.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if not {"pauca", "state_dict"} <= content.keys():
+            raise ValueError("its parts are missing")
     except Exception as error:
         raise CheckpointError(
             f"{path}: the checkpoint is damaged ({type(error).__name__}); remove it and train "
             "again: the run goes on from the one before"
         ) from error
+    return content
 
 
 def _corpus(run: Path) -> dict[str, Any]:

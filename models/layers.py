@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cost import Cost, linear_flops
+from .ops.normalization import rms_norm
 
 
 class RMSNorm(nn.Module):
@@ -27,7 +28,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis, of size `dim`."""
-        return F.rms_norm(x, (self.dim,), self.weight.to(x.dtype), self.epsilon)
+        return rms_norm(x, self.weight, self.epsilon)
 
 
 class SwiGLU(nn.Module):
@@ -47,7 +48,10 @@ class SwiGLU(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Apply to each position alone."""
-        gate, up = self.gate_up(x_BTD).chunk(2, dim=-1)
+        if torch.is_grad_enabled():  # gradients of two products need not be copied into one
+            gate, up = (F.linear(x_BTD, weight) for weight in self.gate_up.weight.chunk(2))
+        else:
+            gate, up = self.gate_up(x_BTD).chunk(2, dim=-1)
         return self.output(F.silu(gate) * up)
 
     def cost(self) -> Cost:

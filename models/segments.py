@@ -21,6 +21,8 @@ def document_positions(
         start_B: how many tokens of the first document came before; None is zero.
         device: where to make them.
     """
+    if length == 1 and start_B is not None:
+        return start_B[:, None]
     time_T = torch.arange(length, device=device)
     if segments_BT is None:
         positions = time_T[None]

@@ -1,6 +1,7 @@
 """What happens around each training step: records, checkpoints, stopping, progress."""
 
 import math
+import signal
 import sys
 import time
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers import Logger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
@@ -25,21 +27,41 @@ class NonFiniteLoss(ArithmeticError):
     """The loss or the gradient is not a finite number; the message says where and what is left."""
 
 
+def _summed(trainer: L.Trainer, *values: float) -> list[float]:
+    """Sum values over the ranks; all of them must come here."""
+    if trainer.world_size == 1:
+        return list(values)
+    mine = torch.tensor(values, dtype=torch.float64, device=trainer.strategy.root_device)
+    total = trainer.strategy.reduce(mine, reduce_op="sum")
+    assert isinstance(total, Tensor)
+    return total.tolist()
+
+
+def _corpus_module(trainer: L.Trainer) -> CorpusModule:
+    data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+    assert isinstance(data, CorpusModule)
+    return data
+
+
 class Recorder(L.Callback):
     """Writes metrics.csv, logs the same numbers, and stops the run at a non-finite loss.
 
+    Every rank takes part in the sums; the first one writes.
+
     Args:
         run: the run's folder.
+        validate_every: steps between validations; 0 is none.
     """
 
-    def __init__(self, run: Path) -> None:
-        self.run = run
+    def __init__(self, run: Path, validate_every: int) -> None:
+        self.run, self.validate_every = run, validate_every
         self.writer: MetricsWriter | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the file, cut back to the step that the run goes on from."""
-        self.writer = MetricsWriter(self.run / "metrics.csv", steps_done=trainer.global_step)
-        self._began = time.perf_counter() - self.writer.seconds
+        if trainer.is_global_zero:
+            self.writer = MetricsWriter(self.run / "metrics.csv", steps_done=trainer.global_step)
+            self._began = time.perf_counter() - self.writer.seconds
         self._reset()
 
     def _reset(self) -> None:
@@ -64,50 +86,68 @@ class Recorder(L.Callback):
         loss: Tensor = outputs["loss"] if isinstance(outputs, dict) else outputs
         self._loss += float(loss.detach())
         self._tokens += int((batch.segments_BT >= 0).sum())
-        step = trainer.global_step
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             assert isinstance(pl_module, PretrainModule)
-            self._check_finite(trainer, step - 1)
-            self._write(trainer, pl_module, step)
+            self._end_step(trainer, pl_module)
             self._reset()
 
-    def _write(self, trainer: L.Trainer, module: PretrainModule, step: int) -> None:
-        assert self.writer is not None
-        self.writer.tokens += self._tokens
-        place = module.plan.place(step - 1)
-        row = {
+    def _end_step(self, trainer: L.Trainer, module: PretrainModule) -> None:
+        step, data = trainer.global_step, _corpus_module(trainer)
+        loss, tokens = _summed(trainer, self._loss / trainer.world_size, self._tokens)
+        self._check_finite(loss, data, step - 1)
+        row: dict[str, Any] = {
             "step": step,
-            "stage": module.plan.stages[place.stage].name,
-            "loss": repr(self._loss / trainer.world_size),
-            "validation_loss": "",
+            "stage": module.plan.stages[module.plan.place(step - 1).stage].name,
+            "loss": loss,
             "learning_rate": module.optim.lr * module.plan.learning_rate_share(step - 1),
-            "gradient_norm": repr(self._gradient_norm),
+            "gradient_norm": self._gradient_norm,
             "loops": module.loops_at(step - 1),
-            "tokens": self.writer.tokens,
-            "seconds": f"{time.perf_counter() - self._began:.3f}",
         }
-        logged = {key: float(row[key]) for key in ("loss", "learning_rate", "gradient_norm")}
-        for logger in trainer.loggers:
-            logger.log_metrics(logged | {"loops": row["loops"], "tokens": row["tokens"]}, step)
-        if validation := trainer.callback_metrics.pop("validation_loss", None):
-            row["validation_loss"] = repr(float(validation))
-        self.writer.write(row)
+        if self.validate_every and step % self.validate_every == 0:
+            row |= self._validate(trainer, module, data)
+        if self.writer is not None:
+            self._write(self.writer, trainer.loggers, row, round(tokens))
 
-    def _check_finite(self, trainer: L.Trainer, step: int) -> None:
-        if math.isfinite(self._loss) and math.isfinite(self._gradient_norm):
+    def _validate(
+        self, trainer: L.Trainer, module: PretrainModule, data: CorpusModule
+    ) -> dict[str, float]:
+        """Score the held-out documents, each rank its share of them; none is no loss at all."""
+        losses = [module.validation_loss(batch) for batch in data.validation_batches()]
+        total, batches = _summed(trainer, sum(losses), len(losses))
+        return {"validation_loss": total} if batches else {}
+
+    def _write(
+        self, writer: MetricsWriter, loggers: list[Logger], row: dict[str, Any], tokens: int
+    ) -> None:
+        writer.tokens += tokens
+        row["tokens"] = writer.tokens
+        for logger in loggers:
+            numbers = {key: row[key] for key in row if key not in ("step", "stage")}
+            logger.log_metrics(numbers, row["step"])
+        writer.write(row | {"seconds": f"{time.perf_counter() - self._began:.3f}"})
+
+    def _check_finite(self, loss: float, data: CorpusModule, step: int) -> None:
+        if math.isfinite(loss) and math.isfinite(self._gradient_norm):
             return
-        data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        assert isinstance(data, CorpusModule)
         rows = data.steps_from(step).indices(step)
         good = latest_checkpoint(self.run)
         raise NonFiniteLoss(
-            f"step {step + 1}: loss {self._loss}, gradient norm {self._gradient_norm}; the batch is"
+            f"step {step + 1}: loss {loss}, gradient norm {self._gradient_norm}; the batch is"
             f" rows {', '.join(map(str, rows[:8]))}{' ...' if len(rows) > 8 else ''} of "
             f"{data.corpus.path}/train; last good checkpoint: {good or 'none yet'}"
         )
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Close the file."""
+        self._close()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Close the file: Lightning skips `teardown` after an error."""
+        self._close()
+
+    def _close(self) -> None:
         if self.writer is not None:
             self.writer.close()
             self.writer = None
@@ -130,6 +170,7 @@ class Checkpointer(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember where the run goes on from, so that it is not saved again."""
         self._saved = trainer.global_step
+        self.request.listen()
 
     def on_train_batch_end(
         self,
@@ -144,13 +185,16 @@ class Checkpointer(L.Callback):
         within_step = (batch_idx + 1) % trainer.accumulate_grad_batches
         if within_step or step == self._saved:
             return
-        stopping = self.request.signum
+        asked = self.request.signum
+        # A signal may reach one rank only; all stop at the same step.
+        stopping = trainer.strategy.reduce_boolean_decision(asked is not None, all=False)
         if stopping or step % self.every == 0 or step == trainer.max_steps:
-            save_checkpoint(trainer.save_checkpoint, self.run, step, self.keep_last)
+            save_checkpoint(trainer, self.run, step, self.keep_last)
             self._saved = step
         if stopping:
             raise Interrupted(
-                stopping, f"stopped at step {step}, saved; the same command goes on from there"
+                asked or signal.SIGTERM,
+                f"stopped at step {step}, saved; the same command goes on from there",
             )
 
 
@@ -196,6 +240,15 @@ class ProgressBar(L.Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Take the bar away."""
+        self._stop()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Take the bar away: Lightning skips `teardown` after an error."""
+        self._stop()
+
+    def _stop(self) -> None:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None

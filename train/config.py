@@ -1,17 +1,24 @@
 """Settings of a whole run: one root, made of dataclasses that stand beside their consumers."""
 
+import re
 from dataclasses import dataclass, field
+
+import torch
 
 from data.config import DataConfig
 from data.tokenizer import tokenizer_from_config
 from eval.config import EvalConfig, TaskEval
+from models.backbone import Backbone
 from models.config import BackboneConfig
-from models.sizing import count_parameters, resolve
+from models.depth.listing import DEPTHS
+from models.latent.listing import LATENTS
+from models.mixers.listing import MIXERS
+from models.sizing import resolve
 
 from .logging import LoggerConfig
 from .optim import OptimConfig
 from .precision import PRECISIONS
-from .stage import StageConfig, StagePlan
+from .stage import StageConfig, StagePlan, set_trainable
 
 
 @dataclass
@@ -51,7 +58,7 @@ class TrainerConfig:
             ("validation_rows", 0),
             ("gradient_clip", 0),
         ):
-            if getattr(self, name) < least:
+            if not getattr(self, name) >= least:
                 raise ValueError(f"trainer.{name}={getattr(self, name)} must be at least {least}")
         if self.precision not in PRECISIONS:
             raise ValueError(
@@ -98,6 +105,11 @@ class StudyConfig:
     runs: dict[str, list[str]] = field(default_factory=dict)
     jobs: int = 2
 
+    def validate(self) -> None:
+        """Raise ValueError, naming the key, where a value can't be."""
+        if self.jobs < 1:
+            raise ValueError(f"study.jobs={self.jobs} must be at least 1")
+
 
 @dataclass
 class RunConfig:
@@ -139,11 +151,49 @@ class RunConfig:
 
     def validate(self) -> None:
         """Raise ValueError, naming the key, before any work, on whatever can't be run."""
-        for part in (self.data, self.optim, self.trainer, self.parallel, self.logger, self.eval):
+        if not re.fullmatch(r"\w[\w.-]*", self.experiment_name):
+            raise ValueError(
+                f"experiment_name={self.experiment_name} must be a folder name of letters, digits, "
+                "`.`, `_` and `-`"
+            )
+        if not self.runs:
+            raise ValueError("runs is empty: name the folder that experiments are kept in")
+        for part in (
+            *(self.data, self.optim, self.trainer, self.parallel),
+            *(self.logger, self.eval, self.study),
+        ):
             part.validate()
+        self._validate_cutting()
         StagePlan(self.stages, self.trainer.max_steps)
         for index, stage in enumerate(self.stages):
-            stage.schedule.validate(f"stages[{index}].schedule")
+            stage.validate(f"stages[{index}]")
+        self._validate_kinds()
+        self._validate_backbone()
+
+    def _validate_cutting(self) -> None:
+        parts = self.parallel.devices * self.parallel.accumulate
+        if self.trainer.rows_per_step % parts:
+            raise ValueError(
+                f"trainer.rows_per_step={self.trainer.rows_per_step} can't be cut into parallel."
+                f"devices={self.parallel.devices} x parallel.accumulate={self.parallel.accumulate} "
+                f"equal parts: choose a multiple of {parts}"
+            )
+
+    def _validate_kinds(self) -> None:
+        """A part's settings belong to its kind: the two are chosen together, by the group."""
+        group = "mixer@backbone.mixers"
+        parts = [(f"{group}.{n}", part, MIXERS) for n, part in self.backbone.mixers.items()]
+        depth, latent = self.backbone.depth, self.backbone.latent
+        for name, part, listing in (*parts, ("depth", depth, DEPTHS), ("latent", latent, LATENTS)):
+            if listing.get(part.kind) is not type(part):
+                key = f"backbone.{name}".replace("backbone.mixer@", "")
+                raise ValueError(
+                    f"{key}.kind={part.kind} can't be set by itself: choose {name}="
+                    f"{'|'.join(listing)}"
+                )
+
+    def _validate_backbone(self) -> None:
+        """Build the backbone where nothing is allocated."""
         for name, mixer in self.backbone.mixers.items():
             window = getattr(mixer, "window", None)
             if window is not None and window > self.data.context:
@@ -152,4 +202,10 @@ class RunConfig:
                     f"{self.data.context}: shrink the window, or set it to null for all"
                 )
         vocab_size = tokenizer_from_config(self.data.tokenizer).vocab_size
-        count_parameters(resolve(self.backbone, vocab_size))  # builds on the meta device
+        with torch.device("meta"):
+            backbone = Backbone(resolve(self.backbone, vocab_size))
+        for index, stage in enumerate(self.stages):
+            try:
+                set_trainable(backbone, stage.trainable)
+            except ValueError as error:
+                raise ValueError(f"stages[{index}].{error}") from None

@@ -3,10 +3,13 @@
 import hashlib
 import json
 import platform
+import shlex
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import reduce
 from importlib.metadata import PackageNotFoundError, version
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +18,39 @@ import torch
 from data.atomic import write_atomically
 
 from .config import RunConfig
+from .precision import resolve_accelerator, resolve_precision
 
 _PACKAGES = ("torch", "lightning", "hydra-core", "omegaconf", "wandb", "numpy", "polars")
+# Where a run goes and who is told; and what changes a loss by no more than rounding.
+_NOT_LOSS_DETERMINING = (
+    *("experiment_name", "runs", "parallel", "logger", "eval", "study"),
+    *("data.name", "data.root", "data.workers", "data.verify"),
+    *("trainer.compile", "trainer.checkpoint_every", "trainer.keep_last"),
+    *("trainer.validate_every", "trainer.validation_rows"),
+)
 
 
 def run_folder(config: RunConfig) -> Path:
     """Return `runs/<experiment>/<backbone>-s<seed>-<hash>`.
 
-    The hash covers what determines the losses: not parallelism, loggers, evaluation or paths. So
-    the same command finds its own folder again.
+    The hash covers what determines the losses: not parallelism, loggers, validation, evaluation or
+    paths. So the same command finds its own folder again.
     """
     name = f"{config.backbone.name}-s{config.seed}-{loss_hash(config)}"
     return Path(config.runs) / config.experiment_name / name
 
 
 def loss_hash(config: RunConfig) -> str:
-    """Return eight hex digits over the loss-determining settings."""
-    data = replace(config.data, root="", workers=0, verify=True)
-    trainer = replace(config.trainer, checkpoint_every=1, keep_last=1)
-    plain = asdict(replace(config, data=data, trainer=trainer))
-    for key in ("experiment_name", "runs", "parallel", "logger", "eval", "study"):
-        del plain[key]
+    """Return eight hex digits over the loss-determining settings.
+
+    The precision counts as this machine resolves it, so that a folder holds one precision only.
+    """
+    plain = asdict(config)
+    accelerator = resolve_accelerator(config.parallel.accelerator)
+    plain["trainer"]["precision"] = resolve_precision(config.trainer.precision, accelerator)
+    for path in _NOT_LOSS_DETERMINING:
+        *parents, last = path.split(".")
+        del reduce(getitem, parents, plain)[last]
     text = json.dumps(plain, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
@@ -48,7 +63,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def environment(precision: str, accelerator: str) -> dict[str, Any]:
     """Return what a reader needs to reproduce the run: code, versions, device."""
     return {
-        "command": " ".join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+        "command": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
         "git": _git_revision(),
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),

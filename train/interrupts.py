@@ -14,10 +14,22 @@ class Interrupted(Exception):
         self.signum = signum
 
 
+_SIGNUMS = (signal.SIGTERM, signal.SIGINT)
+
+
 class StopRequest:
     """Remembers that a signal asked the run to stop; `signum` is None until then."""
 
     signum: int | None = None
+
+    def listen(self) -> None:
+        """Take the signals over, also from who took them after us.
+
+        Lightning's own handler would end a run between the micro-batches of a step, unsaved, and
+        between several processes it waits for what never comes.
+        """
+        for signum in _SIGNUMS:
+            signal.signal(signum, self.receive)
 
     def receive(self, signum: int, frame: FrameType | None) -> None:
         """Handle a signal; a second one of the same kind acts at once."""
@@ -29,8 +41,8 @@ class StopRequest:
 def watch_signals() -> Iterator[StopRequest]:
     """Turn SIGTERM and SIGINT into a `StopRequest` while inside; restore the handlers after."""
     request = StopRequest()
-    signums = (signal.SIGTERM, signal.SIGINT)
-    before = {signum: signal.signal(signum, request.receive) for signum in signums}
+    before = {signum: signal.getsignal(signum) for signum in _SIGNUMS}
+    request.listen()
     try:
         yield request
     finally:

@@ -5,6 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lightning.pytorch.utilities import rank_zero_only
+
+
+def is_first_process() -> bool:
+    """Whether this process writes the run's folder; a run on several devices has others beside."""
+    return not getattr(rank_zero_only, "rank", 0)
+
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:

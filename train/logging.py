@@ -1,5 +1,7 @@
 """Who is told about a run: W&B, through Lightning's logger."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,21 +36,39 @@ class LoggerConfig:
             raise ValueError(f"logger.mode={self.mode} is not known: choose {' or '.join(MODES)}")
 
 
-def build_loggers(
+@contextmanager
+def loggers_of(
     config: LoggerConfig, folder: Path, experiment: str, hyperparameters: dict[str, Any]
-) -> list[Logger]:
-    """Return the chosen loggers; a run that goes on keeps its W&B id, the folder's name."""
-    if config.kind == "none":
-        return []
-    return [
-        WandbLogger(
-            name=folder.name,
-            id=folder.name,
-            resume="allow",
-            project=config.project,
-            group=config.group or experiment,
-            save_dir=str(folder),
-            offline=config.mode == "offline",
-            config=hyperparameters,
-        )
-    ]
+) -> Iterator[list[Logger]]:
+    """Give the chosen loggers, and close W&B's run after: the next of a sweep gets its own.
+
+    A run that goes on keeps its W&B id, the folder's name.
+    """
+    loggers = [] if config.kind == "none" else [_wandb(config, folder, experiment, hyperparameters)]
+    try:
+        yield [*loggers]
+    except BaseException:
+        _finish(loggers, exit_code=1)
+        raise
+    _finish(loggers, exit_code=0)
+
+
+def _finish(loggers: list[WandbLogger], exit_code: int) -> None:
+    for logger in loggers:
+        if logger._experiment is not None:  # the public property would begin a run to end it
+            logger._experiment.finish(exit_code=exit_code)
+
+
+def _wandb(
+    config: LoggerConfig, folder: Path, experiment: str, hyperparameters: dict[str, Any]
+) -> WandbLogger:
+    return WandbLogger(
+        name=folder.name,
+        id=folder.name,
+        resume="allow",
+        project=config.project,
+        group=config.group or experiment,
+        save_dir=str(folder.resolve()),
+        mode=config.mode,  # not Lightning's `offline`, which sets WANDB_MODE for all that follows
+        config=hyperparameters,
+    )

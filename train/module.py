@@ -24,7 +24,7 @@ class PretrainModule(L.LightningModule):
         plan: the stages.
         seed: keys initialisation and every draw of the run.
         compile_blocks: compile each block.
-        corpus_hash: manifest hash of the corpus; kept in checkpoints, checked on resume.
+        corpus_hash: manifest hash of the corpus; kept in checkpoints, for `refuse_other_corpus`.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class PretrainModule(L.LightningModule):
         self.backbone_data, self.optim, self.plan = backbone, optim, plan
         self.seed, self.compile_blocks, self.corpus_hash = seed, compile_blocks, corpus_hash
         self.objective: Objective | None = None
+        self._entered: int | None = None
 
     def configure_model(self) -> None:
         """Build the backbone under the run's seed; later calls keep the first one."""
@@ -64,26 +65,30 @@ class PretrainModule(L.LightningModule):
         return self.net.backbone.depth.loops_for_step(self.seed, place.stage, place.step)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Let the right parts train when a stage begins, and when a run resumes within one."""
-        place = self.plan.place(self.global_step)
-        trainable = self.plan.stages[place.stage].trainable
-        if trainable and (place.step == 0 or batch_idx == 0):
-            set_trainable(self.net.backbone, trainable)
+        """Let the stage's parts train when it begins, and when a run resumes within it."""
+        stage = self.plan.place(self.global_step).stage
+        if stage != self._entered:
+            set_trainable(self.net.backbone, self.plan.stages[stage].trainable)
+            self._entered = stage
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the micro-batch's loss, scaled so that Lightning's means give the global one."""
         place = self.plan.place(self.global_step)
         config = self.plan.stages[place.stage].objective
-        loss = self.net(batch, config, self.loops_at(self.global_step))
-        return loss * (self.trainer.world_size * self.trainer.accumulate_grad_batches)
+        parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
+        return parts * self.net(batch, config, self.loops_at(self.global_step), share=1 / parts)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Log the mean loss on held-out documents at the depth's default count."""
-        config = self.plan.stages[self.plan.place(self.global_step).stage].objective
-        loss = self.net(batch, config, None)
-        weight = float(batch.denominator)
-        self.log("validation_loss", loss, batch_size=max(round(weight), 1), on_epoch=True)
-        return loss
+    def validation_loss(self, batch: Batch) -> float:
+        """Return a batch's part of the mean loss on held-out documents, at the default loop count.
+
+        Auxiliary losses are left out: it is the backbone's predictions that are scored.
+        """
+        config = self.plan.stages[self.plan.place(self.global_step - 1).stage].objective
+        self.net.eval()
+        with torch.no_grad(), self.trainer.precision_plugin.val_step_context():
+            loss = self.net(batch.to(self.device), config, None, share=0.0)
+        self.net.train()
+        return float(loss)
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser and its schedule, a pure function of the step."""
@@ -97,13 +102,3 @@ class PretrainModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to rebuild the backbone and to refuse another corpus."""
         checkpoint["pauca"] = {"backbone": self.backbone_data, "corpus": self.corpus_hash}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that was trained on another corpus."""
-        theirs = checkpoint["pauca"]["corpus"]
-        if theirs != self.corpus_hash:
-            raise ValueError(
-                f"the checkpoint was trained on corpus {theirs[:12]}, this run reads "
-                f"{self.corpus_hash[:12]}: restore the corpus, or remove the run folder to start "
-                "anew"
-            )

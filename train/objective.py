@@ -3,6 +3,7 @@
 Legend: B batch, T time, D width, V vocabulary, N positions with a target.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -27,28 +28,47 @@ class ObjectiveConfig:
     chunk_size: int = 4096
     z_loss: float = 0.0
 
+    def validate(self, key: str) -> None:
+        """Raise ValueError, naming the key, where a value can't be."""
+        if self.chunk_size < 1:
+            raise ValueError(f"{key}.chunk_size={self.chunk_size} must be at least 1 position")
+        if not 0 <= self.z_loss < math.inf:
+            raise ValueError(f"{key}.z_loss={self.z_loss} must be a finite number of at least 0")
+
 
 class Objective(nn.Module):
     """Runs the backbone and its loss inside one forward, as sharding needs.
 
     The loss is the weighted sum of cross-entropies over the target positions, divided by the sum of
     weights of the *global* batch (`batch.denominator`): it does not depend on how the batch is cut
-    over ranks or accumulation.
+    over ranks or accumulation. Auxiliary losses are means over rows, so a part of the batch counts
+    them by its share of the rows.
     """
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
 
-    def forward(self, batch: Batch, config: ObjectiveConfig, loops: int | None) -> Tensor:
-        """Return the batch's share of the global loss, in nats per unit of weight."""
+    def forward(
+        self, batch: Batch, config: ObjectiveConfig, loops: int | None, share: float = 1.0
+    ) -> Tensor:
+        """Return the batch's part of the global loss, in nats per unit of weight.
+
+        Args:
+            batch: the whole global batch, or a part of it.
+            config: settings.
+            loops: loop count; None is the depth's default.
+            share: rows of this part over rows of the global batch.
+        """
         output = self.backbone(
             batch.tokens_BT, batch.segments_BT, loops=loops, roles_BT=batch.roles_BT
         )
         total = weighted_cross_entropy(
             output.hidden_BTD, output.readout, batch.targets_BT, batch.loss_BT, config
         )
-        return total / batch.denominator + sum(output.losses.values())
+        # A batch in which nothing is a target (all is masked) has nothing to learn: its loss is 0.
+        mean = total / batch.denominator.clamp(min=torch.finfo(torch.float32).tiny)
+        return mean + share * sum(output.losses.values())
 
 
 def weighted_cross_entropy(
@@ -81,7 +101,9 @@ def weighted_cross_entropy(
 
 
 def _chunk_loss(logits_NV: Tensor, targets_N: Tensor, weights_N: Tensor, z_loss: float) -> Tensor:
-    losses = F.cross_entropy(logits_NV.float(), targets_N, reduction="none")
+    # At least float32, whatever the logits were computed in; float64 stays.
+    logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
+    losses = F.cross_entropy(logits_NV, targets_N, reduction="none")
     if z_loss:
-        losses = losses + z_loss * logits_NV.float().logsumexp(dim=-1).square()
+        losses = losses + z_loss * logits_NV.logsumexp(dim=-1).square()
     return (losses * weights_N).sum()

@@ -3,6 +3,7 @@
 Lightning's automatic optimisation takes one optimiser, so the two stand behind one.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,10 +19,10 @@ class OptimConfig:
 
     Attributes:
         kind: muon (Muon for hidden matrices, AdamW for the rest) or adamw (AdamW for all).
-        lr: peak learning rate of Muon.
-        weight_decay: decoupled decay of hidden matrices.
+        lr: peak learning rate of the hidden matrices (with adamw: of everything).
+        weight_decay: decoupled decay of the hidden matrices.
         momentum: Muon's momentum.
-        adam_lr: peak learning rate of AdamW.
+        adam_lr: peak learning rate of the rest, beside Muon; adamw has no use for it.
         betas: AdamW's two decay rates.
     """
 
@@ -37,8 +38,12 @@ class OptimConfig:
         if self.kind not in KINDS:
             raise ValueError(f"optim.kind={self.kind} is not known: choose {' or '.join(KINDS)}")
         for name in ("lr", "adam_lr"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"optim.{name}={getattr(self, name)} must be above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"optim.{name}={getattr(self, name)} must be a number above 0")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"optim.weight_decay={self.weight_decay} must be at least 0")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"optim.momentum={self.momentum} must lie in [0, 1)")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optim.betas={self.betas} must be two numbers in [0, 1)")
 
@@ -100,7 +105,7 @@ def _parts(
     if config.kind == "adamw":
         decayed = {"params": matrices, "weight_decay": config.weight_decay}
         plain = {"params": rest, "weight_decay": 0.0}
-        return [torch.optim.AdamW([decayed, plain], lr=config.adam_lr, betas=(first, second))]
+        return [torch.optim.AdamW([decayed, plain], lr=config.lr, betas=(first, second))]
     muon = torch.optim.Muon(
         matrices,
         lr=config.lr,

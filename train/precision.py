@@ -1,8 +1,21 @@
-"""Choose a precision once: bf16 autocast where the hardware is fast at it."""
+"""Choose device and precision once: bf16 autocast where the hardware is fast at it."""
 
 import torch
 
 PRECISIONS = ("auto", "32", "bf16")
+
+
+def resolve_accelerator(accelerator: str) -> str:
+    """Return cpu or cuda; auto takes a GPU where there is one.
+
+    Raises:
+        ValueError: cuda is asked for, and there is none.
+    """
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise ValueError("parallel.accelerator=cuda, but torch sees no GPU: choose cpu or auto")
+    if accelerator == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return accelerator
 
 
 def resolve_precision(precision: str, accelerator: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
+from lightning.pytorch.loggers import Logger
 
 from data.atomic import write_atomically
 from data.corpus import Corpus
@@ -23,14 +24,20 @@ from models.config import to_dict
 from models.sizing import resolve
 
 from .callbacks import Checkpointer, ProgressBar, Recorder
-from .checkpoints import latest_checkpoint, remove_temporaries
+from .checkpoints import (
+    AtomicCheckpointIO,
+    is_finished,
+    latest_checkpoint,
+    refuse_other_corpus,
+    remove_temporaries,
+)
 from .config import RunConfig
 from .folder import environment, run_folder, write_json
-from .interrupts import watch_signals
-from .lock import locked
-from .logging import build_loggers
+from .interrupts import StopRequest, watch_signals
+from .lock import is_first_process, locked
+from .logging import loggers_of
 from .module import PretrainModule
-from .precision import resolve_precision
+from .precision import resolve_accelerator, resolve_precision
 from .spending import training_cost
 from .stage import StagePlan
 
@@ -63,25 +70,27 @@ def pretrain(config: RunConfig, plain: dict[str, Any]) -> Path:
         ValueError: on settings that can't be run, or a checkpoint of another corpus.
         Interrupted: after SIGTERM or SIGINT, once the step is saved.
     """
+    config = _derived(config)
     folder = run_folder(config)
-    latest = latest_checkpoint(folder)
-    if latest is not None and checkpoint_step(latest) >= config.trainer.max_steps:
+    if is_finished(folder, config.trainer.max_steps):
         return folder
-    run = _prepare(_derived(config), folder)
+    run = _prepare(config, folder)
+    if not is_first_process():
+        _fit(run, latest_checkpoint(folder))
+        return folder
     with locked(folder):
         remove_temporaries(folder)
+        latest = latest_checkpoint(folder)
+        if latest is not None:
+            refuse_other_corpus(latest, run.corpus.hash)
         _describe(run, plain)
-        _fit(run, latest_checkpoint(folder))
+        _fit(run, latest)
     return folder
 
 
 def _derived(config: RunConfig) -> RunConfig:
     """Fill in what follows from the machine: accelerator and precision."""
-    accelerator = config.parallel.accelerator
-    if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    if accelerator == "cuda" and not torch.cuda.is_available():
-        raise ValueError("parallel.accelerator=cuda, but torch sees no GPU: choose cpu or auto")
+    accelerator = resolve_accelerator(config.parallel.accelerator)
     precision = resolve_precision(config.trainer.precision, accelerator)
     return replace(
         config,
@@ -128,19 +137,23 @@ def _fit(run: Run, latest: Path | None) -> None:
         config.trainer.compile,
         run.corpus.hash,
     )
-    with watch_signals() as request, _quiet():
-        trainer = _trainer(
-            run,
-            [
-                Recorder(run.folder),
-                Checkpointer(
-                    run.folder, config.trainer.checkpoint_every, config.trainer.keep_last, request
-                ),
-                ProgressBar(f"{config.backbone.name} s{config.seed}"),
-            ],
-        )
+    told = loggers_of(
+        config.logger, run.folder, config.experiment_name, {"folder": str(run.folder)}
+    )
+    with watch_signals() as request, _quiet(), told as loggers:
+        trainer = _trainer(run, loggers, _callbacks(run, request))
         _say(run, latest)
         trainer.fit(module, datamodule=_data(run), ckpt_path=latest, weights_only=True)
+
+
+def _callbacks(run: Run, request: StopRequest) -> list[L.Callback]:
+    """In this order: a step is recorded, and checked, before it is saved."""
+    trainer = run.config.trainer
+    return [
+        Recorder(run.folder, trainer.validate_every),
+        Checkpointer(run.folder, trainer.checkpoint_every, trainer.keep_last, request),
+        ProgressBar(f"{run.config.backbone.name} s{run.config.seed}"),
+    ]
 
 
 def _data(run: Run) -> CorpusModule:
@@ -152,7 +165,7 @@ def _data(run: Run) -> CorpusModule:
     return CorpusModule(
         run.corpus,
         config.trainer.rows_per_step,
-        config.trainer.validation_rows if config.trainer.validate_every else 0,
+        config.trainer.validation_rows,
         config.seed,
         place,
         config.trainer.max_steps,
@@ -160,35 +173,33 @@ def _data(run: Run) -> CorpusModule:
     )
 
 
-def _trainer(run: Run, callbacks: list[L.Callback]) -> L.Trainer:
+def _trainer(run: Run, loggers: list[Logger], callbacks: list[L.Callback]) -> L.Trainer:
     config, trainer, parallel = run.config, run.config.trainer, run.config.parallel
-    validating = bool(trainer.validate_every and trainer.validation_rows)
     return L.Trainer(
         accelerator=parallel.accelerator,
         devices=parallel.devices,
-        strategy="auto" if parallel.devices == 1 else "ddp",
+        # A stage's frozen parts, and the norm between loops where one is drawn, have no gradient.
+        strategy="auto" if parallel.devices == 1 else "ddp_find_unused_parameters_true",
         precision="bf16-mixed" if trainer.precision == "bf16" else "32-true",
         max_steps=trainer.max_steps,
         accumulate_grad_batches=parallel.accumulate,
         gradient_clip_val=trainer.gradient_clip or None,
         deterministic=config.deterministic,
-        logger=build_loggers(
-            config.logger, run.folder, config.experiment_name, {"folder": str(run.folder)}
-        ),
+        logger=loggers,
         callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        check_val_every_n_epoch=None,
-        val_check_interval=trainer.validate_every * parallel.accumulate if validating else None,
-        limit_val_batches=1.0 if validating else 0,
         use_distributed_sampler=False,
         default_root_dir=run.folder,
     )
 
 
 def _say(run: Run, latest: Path | None) -> None:
+    if not is_first_process():
+        return
     start = f"from step {checkpoint_step(latest)}" if latest else "from the beginning"
     print(
         f"training {run.config.backbone.name}, seed {run.config.seed}, {start} to step "

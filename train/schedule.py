@@ -19,7 +19,7 @@ class ScheduleConfig:
 
     def validate(self, key: str) -> None:
         """Raise ValueError, naming the key, where shares can't be."""
-        if self.warmup < 0 or self.decay < 0 or self.warmup + self.decay > 1:
+        if not (self.warmup >= 0 and self.decay >= 0 and self.warmup + self.decay <= 1):
             raise ValueError(
                 f"{key}.warmup={self.warmup} and {key}.decay={self.decay} must be shares of the "
                 "stage that add up to at most 1"

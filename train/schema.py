@@ -1,6 +1,6 @@
 """The typed config: every key of every YAML is checked against a dataclass while Hydra composes."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Any, cast
 
 from hydra import compose, initialize_config_module
@@ -45,8 +45,25 @@ def to_config(composed: DictConfig) -> tuple[RunConfig, dict[str, Any]]:
     plain = cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
     config = OmegaConf.to_object(composed)
     assert isinstance(config, RunConfig)
+    _refuse_unknown(config)
     if not config.eval.tasks:
         config.eval.tasks = config.tasks_of_corpus()
         plain["eval"]["tasks"] = {name: asdict(task) for name, task in config.eval.tasks.items()}
     config.validate()
     return config, plain
+
+
+def _refuse_unknown(value: Any, key: str = "") -> None:
+    """Refuse keys that `+key=value` put where no setting is: Hydra lets them pass."""
+    if isinstance(value, dict | list):
+        entries = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, entry in entries:
+            _refuse_unknown(entry, f"{key}.{name}")
+    if not is_dataclass(value):
+        return
+    allowed = [field.name for field in fields(value)]
+    for name, entry in vars(value).items():
+        path = f"{key}.{name}".removeprefix(".")
+        if name not in allowed:
+            raise ValueError(f"{path} is not a setting: choose one of {', '.join(allowed)}")
+        _refuse_unknown(entry, path)

@@ -17,7 +17,7 @@ class StageConfig:
         steps: optimiser steps; null takes what trainer.max_steps leaves.
         objective: what is minimised.
         schedule: learning rate over the stage.
-        trainable: parts that train, as prefixes of parameter names; empty is all.
+        trainable: parts that train, as in `depth.blocks.0` or `head`; empty is all.
     """
 
     name: str = "pretrain"
@@ -25,6 +25,11 @@ class StageConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     trainable: list[str] = field(default_factory=list)
+
+    def validate(self, key: str) -> None:
+        """Raise ValueError, naming the key, where a value can't be."""
+        self.objective.validate(f"{key}.objective")
+        self.schedule.validate(f"{key}.schedule")
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,8 @@ def _lengths(stages: list[StageConfig], max_steps: int) -> list[int]:
         )
     fixed = sum(stage.steps or 0 for stage in stages)
     left = max_steps - fixed
-    if left < bool(open_ended) or any((stage.steps or 1) < 1 for stage in stages):
+    too_short = any(stage.steps is not None and stage.steps < 1 for stage in stages)
+    if left < bool(open_ended) or too_short:
         raise ValueError(
             f"stages ask for {fixed} steps, trainer.max_steps={max_steps}: raise trainer.max_steps "
             "or shorten the stages (each needs at least 1 step)"
@@ -94,18 +100,27 @@ def _lengths(stages: list[StageConfig], max_steps: int) -> list[int]:
     return [stage.steps if stage.steps is not None else left for stage in stages]
 
 
-def set_trainable(module: nn.Module, prefixes: list[str]) -> None:
-    """Let only the parameters under these prefixes train; an empty list lets all.
+def set_trainable(module: nn.Module, parts: list[str]) -> None:
+    """Let only these parts of a module train; an empty list lets all.
+
+    Args:
+        module: the module.
+        parts: names of submodules or parameters, as in `depth.blocks.0`.
 
     Raises:
-        ValueError: where a prefix fits no parameter.
+        ValueError: where a name fits no parameter.
     """
     names = [name for name, _ in module.named_parameters()]
-    for prefix in prefixes:
-        if not any(name.startswith(prefix) for name in names):
+    for part in parts:
+        if not any(_stands_in(name, part) for name in names):
             raise ValueError(
-                f"stages.trainable: no parameter starts with {prefix}; the first levels are "
-                f"{', '.join(sorted({name.split('.')[0] for name in names}))}"
+                f"trainable: the backbone has no part {part}; its parts are "
+                f"{', '.join(dict.fromkeys(name.split('.')[0] for name in names))}, and what "
+                "stands inside them, as in depth.blocks.0"
             )
     for name, parameter in module.named_parameters():
-        parameter.requires_grad_(not prefixes or name.startswith(tuple(prefixes)))
+        parameter.requires_grad_(not parts or any(_stands_in(name, part) for part in parts))
+
+
+def _stands_in(name: str, part: str) -> bool:
+    return name == part or name.startswith(f"{part}.")

@@ -7,9 +7,10 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from hydra import compose, initialize_config_module
 from hydra.errors import HydraException
@@ -25,9 +26,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from data.errors import plain_message
 from data.make import make_corpus
 from eval.report import print_findings, write_report
 
+from .checkpoints import is_finished
 from .config import RunConfig
 from .folder import run_folder
 from .records import read_metrics
@@ -126,7 +129,7 @@ class Conductor:
             self._all = self._progress.add_task("all runs", total=total, phase="training steps")
             futures = [pool.submit(self._run_job, job, self._bar(job)) for job in self.jobs]
             try:
-                for future in futures:
+                for future in as_completed(futures):  # a failure ends the study at once
                     future.result()
             except BaseException:
                 self._stop()
@@ -143,7 +146,8 @@ class Conductor:
 
     def _run_job(self, job: Job, bar: TaskID) -> None:
         self._progress.start_task(bar)
-        self._step(job, bar, "training", ["-m", "train", *job.overrides])
+        if not is_finished(job.folder, job.config.trainer.max_steps):
+            self._step(job, bar, "training", ["-m", "train", *job.overrides])
         threads = f"threads={job.config.parallel.threads}"
         self._step(
             job, bar, "evaluating", ["-m", "eval", f"run={job.folder}", "report=false", threads]
@@ -166,6 +170,8 @@ class Conductor:
                 text=True,
             )
             self._processes.add(process)
+            if self._stopping.is_set():  # it began while the others were being stopped
+                process.send_signal(signal.SIGTERM)
             while process.poll() is None:
                 self._show(job, bar, phase)
                 time.sleep(POLL_SECONDS)
@@ -195,13 +201,17 @@ class Conductor:
         print(f"{seconds:4.0f} s: {done} of {total} training steps", file=sys.stderr)
 
 
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(signum)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the verb; return its exit status."""
     if not arguments or set(arguments) & {"-h", "--help", "help"}:
         print(HELP, end="")
         return 0 if arguments else 2
     register_schemas()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         root, jobs = plan_jobs(arguments)
         for job in jobs:
@@ -212,11 +222,12 @@ def main(arguments: Sequence[str]) -> int:
         output = Path(root.runs) / root.experiment_name / "report.html"
         print_findings(write_report(folders, output, command=command))
     except (ValueError, StudyFailed, HydraException, OmegaConfBaseException) as error:
-        print(f"study: {' '.join(str(error).split())}", file=sys.stderr)
+        message = plain_message(error) or " ".join(str(error).split())
+        print(f"study: {message}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("study: stopped and saved; the same command goes on from there", file=sys.stderr)
-        return 130
+        return 143 if stop.args == (signal.SIGTERM,) else 130
     print(f"report: {output}")
     return 0
 

@@ -13,8 +13,8 @@ from ..cost import Cost, linear_flops
 from ..kernels import flash_documents, flash_varlen
 from ..layers import RMSNorm, init_linear, init_output, parameter_bytes
 from ..mixer import Mixer, MixerConfig, Site
-from ..ops.rotary import rotate
-from ..ops.softmax import softmax_attention, visible_keys
+from ..ops.rotary import Positions, rotate
+from ..ops.softmax import earlier_keys, softmax_attention, visible_keys
 from ..ops.twin import runs_step_by_step
 from ..segments import document_positions
 from ..state import State, advance, continues, empty_counters, keep
@@ -73,6 +73,8 @@ class AttentionState(State):
         max_len: longest document that fits, tokens.
         longest: a host-side bound on the tokens that any row has read of its document.
         used: number of slots in use in the fullest row (a host-side bound).
+        aligned: whether every row is known to hold the same `longest` tokens, as where a batch of
+            equal prompts is continued: that saves masks and scattered writes.
     """
 
     keys_BSGK: Tensor
@@ -82,12 +84,14 @@ class AttentionState(State):
     max_len: int
     longest: int = 0
     used: int = 0
+    aligned: bool = True
 
     def put(self, rows: Tensor, other: State) -> None:
         """Overwrite these rows, in place, by the rows of another state of the same capacity."""
         assert isinstance(other, AttentionState)
         super().put(rows, other)
         self.used = max(self.used, other.used)
+        self.aligned = self.aligned and other.aligned and self.longest == other.longest
         self.longest = max(self.longest, other.longest)
 
     @property
@@ -129,9 +133,12 @@ class Attention(Mixer):
     ) -> tuple[Tensor, AttentionState | None]:
         """Mix over time; see `Mixer.forward`."""
         if state is None:
-            positions_BT = document_positions(segments_BT, x_BTD.shape[1], None, x_BTD.device)
+            length = x_BTD.shape[1]
+            positions_BT = document_positions(segments_BT, length, None, x_BTD.device)
             projected, _ = self.conv(self.qkv(x_BTD), segments_BT, None)
-            q, k, v = self._heads(projected, positions_BT, x_BTD.shape[1])
+            q, k, v = self._heads(
+                projected, slice(length) if segments_BT is None else positions_BT, length
+            )
             out = self._from_scratch(q, k, v, positions_BT, segments_BT)
             return self.output(out.flatten(2)), None
         return self._with_state(x_BTD, segments_BT, state)
@@ -147,16 +154,17 @@ class Attention(Mixer):
         return softmax_attention(q, k, v, visible=visible, window=window)
 
     def _heads(
-        self, projected_BTX: Tensor, positions_BT: Tensor, max_positions: int
+        self, projected_BTX: Tensor, positions: Positions, max_positions: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = (
-            x.unflatten(-1, (-1, self.head_dim)) for x in projected_BTX.split(self.sizes, dim=-1)
-        )
+        sizes = [self.heads, self.kv_heads]
+        heads = projected_BTX.unflatten(-1, (-1, self.head_dim))
+        qk, v = heads.split([sum(sizes), self.kv_heads], dim=2)
         if self.config.qk_norm:
-            q, k = self.norms[0](q), self.norms[1](k)
+            parts = zip(self.norms, qk.split(sizes, dim=2), strict=True)
+            qk = torch.cat([norm(part) for norm, part in parts], dim=2)
         if self.config.rope_base is not None:
-            base = self.config.rope_base
-            q, k = (rotate(x, positions_BT, base, max_positions) for x in (q, k))
+            qk = rotate(qk, positions, self.config.rope_base, max_positions)
+        q, k = qk.split(sizes, dim=2)
         return q, k, v
 
     def _visible(self, positions_BT: Tensor, segments_BT: Tensor | None) -> Tensor | None:
@@ -164,7 +172,7 @@ class Attention(Mixer):
         window = self.config.window
         if segments_BT is None and (window is None or window >= positions_BT.shape[1]):
             return None
-        return visible_keys(positions_BT, positions_BT, segments_BT, segments_BT, window)
+        return earlier_keys(segments_BT, positions_BT.shape[1], window, positions_BT.device)
 
     def _with_state(
         self, x_BTD: Tensor, segments_BT: Tensor | None, state: AttentionState
@@ -172,41 +180,41 @@ class Attention(Mixer):
         kept_B = continues(state, segments_BT)
         if kept_B is not None:
             state.positions_BS.masked_fill_(~kept_B[:, None], -1)
+            state.aligned = False
         length, start_B = x_BTD.shape[1], keep(state.position_B, kept_B)
         positions_BT = document_positions(segments_BT, length, start_B, x_BTD.device)
         _check_room(state, positions_BT)
         projected, state.tail_BWD = self.conv(
             self.qkv(x_BTD), segments_BT, keep(state.tail_BWD, kept_B)
         )
-        q, k, v = self._heads(projected, positions_BT, state.max_len)
-        attend = self._decode if length == 1 else self._prefill
-        out = attend(q, k, v, positions_BT, segments_BT, state)
+        same = slice(state.longest - length, state.longest)
+        q, k, v = self._heads(projected, same if state.aligned else positions_BT, state.max_len)
+        out = (
+            self._decode(q, k, v, positions_BT, state)
+            if length == 1
+            else self._prefill(q, k, v, positions_BT, segments_BT, state)
+        )
         state.document_B, state.position_B = advance(state, segments_BT, length, positions_BT)
         return self.output(out.flatten(2)), state
 
     def _decode(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        positions_B1: Tensor,
-        segments_B1: Tensor | None,
-        state: AttentionState,
+        self, q: Tensor, k: Tensor, v: Tensor, positions_B1: Tensor, state: AttentionState
     ) -> Tensor:
-        """Write one token into its slot, then attend over the slots."""
+        """Write one token into its slot, then attend over the slots: what they hold is in sight."""
         slots = state.positions_BS.shape[1]
-        at = (torch.arange(q.shape[0], device=q.device), positions_B1[:, 0] % slots)
+        state.used = used = min(slots, state.used + 1)
+        if state.aligned:
+            at = (slice(None), (state.longest - 1) % slots)
+        else:
+            at = (torch.arange(q.shape[0], device=q.device), positions_B1[:, 0] % slots)
         state.keys_BSGK[at] = k[:, 0].to(state.keys_BSGK.dtype)
         state.values_BSGK[at] = v[:, 0].to(state.values_BSGK.dtype)
         state.positions_BS[at] = positions_B1[:, 0]
-        state.used = used = min(slots, state.used + 1)
-        keys, values = (
-            state.keys_BSGK[:, :used].to(q.dtype),
-            state.values_BSGK[:, :used].to(q.dtype),
+        held_B1S = None if state.aligned else state.positions_BS[:, None, :used] >= 0
+        keys, values = state.keys_BSGK[:, :used], state.values_BSGK[:, :used]
+        return softmax_attention(
+            q, keys.to(q.dtype), values.to(q.dtype), visible=held_B1S, window=self.config.window
         )
-        held_BS = state.positions_BS[:, :used]
-        visible = visible_keys(positions_B1, held_BS, None, None, self.config.window)
-        return softmax_attention(q, keys, values, visible=visible, window=self.config.window)
 
     def _prefill(
         self,
@@ -220,8 +228,8 @@ class Attention(Mixer):
         """Attend over the slots and the new tokens, then write the new tokens."""
         visible, keys, values = self._visible(positions_BT, segments_BT), k, v
         if state.used:
-            own = positions_BT, segments_BT
-            visible = visible_keys(own[0], own[0], own[1], own[1], self.config.window)
+            shape = k.shape[1], self.config.window, k.device
+            visible = earlier_keys(segments_BT, *shape)
             held_BS = state.positions_BS[:, : state.used]
             document_BS = state.document_B[:, None].expand(held_BS.shape)
             cached = visible_keys(
@@ -244,6 +252,11 @@ class Attention(Mixer):
     ) -> None:
         """Fill each slot with the latest token of the last document that maps to it, if any."""
         batch, slots = state.positions_BS.shape
+        if state.aligned and state.longest <= slots:
+            at = (slice(None), slice(state.longest - k.shape[1], state.longest))
+            state.keys_BSGK[at], state.values_BSGK[at] = k, v
+            state.positions_BS[at], state.used = positions_BT, state.longest
+            return
         last_B = positions_BT[:, -1:].expand(batch, 1)
         # The latest position that maps to slot s, and how many tokens from the end it stands.
         back_BS = (last_B - torch.arange(slots, device=k.device)) % slots

@@ -15,6 +15,7 @@ from ..gates import DecayGate
 from ..layers import RMSNorm, init_linear, init_output, parameter_bytes
 from ..mixer import Mixer, MixerConfig, Site
 from ..ops.delta import delta_rule
+from ..ops.normalization import unit_norm
 from .recurrent import RecurrentState, recurrent_call
 
 
@@ -99,12 +100,13 @@ class GatedDeltaNet(Mixer):
         qkv, tail_BWD = self.conv(self.qkv(x_BTD), segments_BT, tail_BWD)
         if self.config.conv_width:
             qkv = F.silu(qkv)
-        q, k, v = (x.unflatten(-1, (self.heads, -1)) for x in qkv.split(self.sizes, dim=-1))
+        qk, v = qkv.split([2 * self.sizes[0], self.sizes[2]], dim=-1)
+        q, k = unit_norm(qk.unflatten(-1, (-1, self.key_dim))).chunk(2, dim=2)
         beta_BTH = self.beta(x_BTD).sigmoid() * (1 + self.config.negative_eigenvalues)
         out, memory_BHKV = delta_rule(
-            unit(q),
-            unit(k),
-            v,
+            q,
+            k,
+            v.unflatten(-1, (self.heads, -1)),
             self.decay(x_BTD),
             beta_BTH,
             segments=segments_BT,
@@ -129,8 +131,3 @@ class GatedDeltaNet(Mixer):
         flops = linear_flops(self.dim, width) + linear_flops(self.sizes[2], self.dim)
         flops += 6 * memory + self.conv.flops
         return Cost(flops, parameter_bytes(self), 4 * (memory + self.conv.state_size))
-
-
-def unit(x: Tensor) -> Tensor:
-    """Scale the last axis to length one, safely at zero: `x / sqrt(sum x^2 + 1e-6)`."""
-    return x * torch.rsqrt(x.square().sum(dim=-1, keepdim=True) + 1e-6)

@@ -122,7 +122,7 @@ class Mamba2(Mixer):
             state=memory_BHNP,
             chunk_size=self.config.chunk_size,
         )
-        y = (out + self.skip[:, None].to(x_BTHP.dtype) * x_BTHP).flatten(2)
+        y = out.addcmul(x_BTHP, self.skip[:, None].to(x_BTHP.dtype)).flatten(2)
         y = self.norm(y * F.silu(self.gate(u_BTD)))
         return self.output(y), memory_BHNP, tail_BWD
 

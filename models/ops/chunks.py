@@ -3,7 +3,8 @@
 Legend: B batch, T time, N chunks, C tokens in a chunk, H heads.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,10 @@ class ChunkMask:
     writes_BNC: Tensor
     carries_BN: Tensor
 
+    def chunk_first(self) -> "ChunkMask":
+        """Swap the axes B and N."""
+        return ChunkMask(*(getattr(self, field.name).transpose(0, 1) for field in fields(self)))
+
 
 def padding_to(length: int, chunk_size: int) -> int:
     """Return how many tokens to append so that `length` is a multiple of `chunk_size`."""
@@ -40,13 +45,13 @@ def pad_time(x: Tensor, amount: int) -> Tensor:
 
 
 def to_chunks(x_BTHD: Tensor, chunk_size: int) -> Tensor:
-    """Reshape `[B, N*C, H, D]` to `[B, H, N, C, D]`."""
-    return x_BTHD.unflatten(1, (-1, chunk_size)).permute(0, 3, 1, 2, 4)
+    """Copy `[B, N*C, H, D]` to `[N, B, H, C, D]`: laid out once, not again by each product."""
+    return x_BTHD.unflatten(1, (-1, chunk_size)).permute(1, 0, 3, 2, 4).contiguous()
 
 
-def from_chunks(x_BHNCD: Tensor, length: int) -> Tensor:
-    """Undo `to_chunks` and drop the padding: `[B, H, N, C, D]` to `[B, T, H, D]`."""
-    return x_BHNCD.permute(0, 2, 3, 1, 4).flatten(1, 2)[:, :length]
+def from_chunks(x_NBHCD: Tensor, length: int) -> Tensor:
+    """Undo `to_chunks` and drop the padding: `[N, B, H, C, D]` to `[B, T, H, D]`."""
+    return x_NBHCD.permute(1, 0, 3, 2, 4).flatten(1, 2)[:, :length]
 
 
 def chunk_mask(
@@ -75,39 +80,71 @@ def chunk_mask(
     )
 
 
-def document_cumsum(log_decay_BHNC: Tensor, mask: ChunkMask) -> Tensor:
-    """Inclusive cumulative sum of the log decay, restarted at each document and chunk.
+def document_cumsum(log_decay_BNCH: Tensor, mask: ChunkMask) -> Tensor:
+    """Inclusive cumulative sum of the log decay within each document and chunk: `[B, N, H, C]`.
 
     Restarting (a product with the mask, not a difference of two global sums) keeps the rounding of
     one document out of the next.
     """
-    mask_B1NCC = mask.causal_BNCC[:, None].to(log_decay_BHNC.dtype)
-    return (mask_B1NCC @ log_decay_BHNC[..., None])[..., 0]
+    return (mask.causal_BNCC.to(log_decay_BNCH.dtype) @ log_decay_BNCH).mT.contiguous()
 
 
-def pair_decay(cumulative_BHNC: Tensor, mask: ChunkMask) -> Tensor:
-    """`exp(G_i - G_j)` where row i may read column j, else 0.
+def pair_decay(cumulative_BNHC: Tensor, mask: ChunkMask) -> Tensor:
+    """`exp(G_i - G_j)` where row i may read column j, else 0, as a constant for `decayed_pairs`.
 
-    Masked before `exp`, so that gradients stay finite.
+    Masked before `exp`, so that nothing overflows.
     """
-    difference = cumulative_BHNC[..., :, None] - cumulative_BHNC[..., None, :]
-    return difference.masked_fill(~mask.causal_BNCC[:, None], float("-inf")).exp()
+    fixed = cumulative_BNHC.detach()
+    difference = fixed[..., :, None] - fixed[..., None, :]
+    return difference.masked_fill_(~mask.causal_BNCC[:, :, None], float("-inf")).exp_()
 
 
-def leaving_decay(cumulative_BHNC: Tensor, mask: ChunkMask) -> Tensor:
+def decayed_pairs(scores: Tensor, pairs: Tensor, cumulative: Tensor) -> Tensor:
+    """Multiply scores `[..., C, C]` by their decay.
+
+    Args:
+        scores: may have size one where `pairs` has several heads.
+        pairs: `pair_decay` of `cumulative`.
+        cumulative: `[..., C]`, which takes the gradient of `pairs`.
+    """
+    return (
+        _DecayedPairs.apply(scores, pairs, cumulative) if scores.requires_grad else scores * pairs
+    )
+
+
+class _DecayedPairs(torch.autograd.Function):
+    """`out = scores exp(G_i - G_j)`, so `dG = rowsum(g out) - columnsum(g out)`; `exp` is free."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, pairs: Tensor, cumulative: Tensor) -> Tensor:
+        out = scores * pairs
+        ctx.save_for_backward(pairs, out)
+        ctx.shape = scores.shape
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, Tensor]:
+        pairs, out = ctx.saved_tensors
+        (gradient,) = gradients
+        product = gradient * out
+        along = product.sum(dim=-1) - product.sum(dim=-2)
+        return (gradient * pairs).sum_to_size(ctx.shape), None, along
+
+
+def leaving_decay(cumulative_BNHC: Tensor, mask: ChunkMask) -> Tensor:
     """`exp(G_last - G_j)` for tokens that write the leaving state, else 0."""
-    difference = cumulative_BHNC[..., -1:] - cumulative_BHNC
-    return difference.masked_fill(~mask.writes_BNC[:, None], float("-inf")).exp()
+    difference = cumulative_BNHC[..., -1:] - cumulative_BNHC
+    return difference.masked_fill(~mask.writes_BNC[:, :, None], float("-inf")).exp()
 
 
-def entering_decay(cumulative_BHNC: Tensor, mask: ChunkMask) -> Tensor:
+def entering_decay(cumulative_BNHC: Tensor, mask: ChunkMask) -> Tensor:
     """`exp(G_i)` for tokens that read the entering state, else 0."""
-    return cumulative_BHNC.masked_fill(~mask.reads_BNC[:, None], float("-inf")).exp()
+    return cumulative_BNHC.masked_fill(~mask.reads_BNC[:, :, None], float("-inf")).exp()
 
 
-def carried_decay(cumulative_BHNC: Tensor, mask: ChunkMask) -> Tensor:
-    """`exp(G_last)` of chunks whose document goes on through them, else 0. Shape `[B, H, N]`."""
-    return cumulative_BHNC[..., -1].masked_fill(~mask.carries_BN[:, None], float("-inf")).exp()
+def carried_decay(cumulative_BNHC: Tensor, mask: ChunkMask) -> Tensor:
+    """`exp(G_last)` of chunks whose document goes on through them, else 0. Shape `[B, N, H]`."""
+    return cumulative_BNHC[..., -1].masked_fill(~mask.carries_BN[..., None], float("-inf")).exp()
 
 
 def same_document(segments_BT: Tensor | None, time: int) -> Tensor | None:

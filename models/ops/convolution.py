@@ -5,6 +5,8 @@
 Legend: B batch, T time, D width (channels), W filter width.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -34,16 +36,51 @@ def short_convolution(
         return short_convolution_reference(
             x_BTD, weight_DW, segments_BT=segments_BT, tail_BWD=tail_BWD
         )
-    width, length = weight_DW.shape[1], x_BTD.shape[1]
-    padded = torch.cat([_tail(x_BTD, width, tail_BWD), x_BTD], dim=1)
-    out = x_BTD * weight_DW[:, 0]
-    for back in range(1, width):
-        start = width - 1 - back
-        shifted = padded[:, start : start + length]
-        if segments_BT is not None:
-            shifted = shifted * _same_document(segments_BT, back)[..., None]
-        out = out + shifted * weight_DW[:, back]
-    return out
+    if tail_BWD is None:
+        return _Taps.apply(x_BTD, weight_DW, segments_BT)
+    padded, before = torch.cat([tail_BWD.to(x_BTD.dtype), x_BTD], dim=1), tail_BWD.shape[1]
+    if x_BTD.shape[1] == 1:
+        return (padded * weight_DW.flip(1).t()).sum(dim=1, keepdim=True)
+    if segments_BT is not None:  # the tail is of the first token's document
+        segments_BT = torch.cat([segments_BT[:, :1].expand(-1, before), segments_BT], dim=1)
+    return _Taps.apply(padded, weight_DW, segments_BT)[:, before:]
+
+
+class _Taps(torch.autograd.Function):
+    """The sum over taps, accumulated in place in both directions.
+
+    `dx_t = sum_j w_j g_{t+j}`, `dw_j = sum_t g_t x_{t-j}`, over pairs within one document.
+    Autograd's own gradient would fill and add a full-size tensor for each tap.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_BTD: Tensor, weight_DW: Tensor, segments_BT: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x_BTD, weight_DW, segments_BT)
+        taps_WD = weight_DW.t().contiguous()
+        out = x_BTD * taps_WD[0]
+        for back, tap_D in enumerate(taps_WD[1:], start=1):
+            earlier = _within(x_BTD[:, :-back], segments_BT, back)
+            out[:, back:].addcmul_(earlier, tap_D)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        x_BTD, weight_DW, segments_BT = ctx.saved_tensors
+        (gradient,) = gradients
+        taps_WD = weight_DW.t().contiguous()
+        dx, dtaps = gradient * taps_WD[0], [(gradient * x_BTD).sum(dim=(0, 1))]
+        for back, tap_D in enumerate(taps_WD[1:], start=1):
+            later = _within(gradient[:, back:], segments_BT, back)
+            dx[:, :-back].addcmul_(later, tap_D)
+            dtaps.append((later * x_BTD[:, :-back]).sum(dim=(0, 1)))
+        return dx, torch.stack(dtaps, dim=1), None
+
+
+def _within(x_BTD: Tensor, segments_BT: Tensor | None, back: int) -> Tensor:
+    """Zero the pairs (t, t - back) that span two documents."""
+    if segments_BT is None:
+        return x_BTD
+    return x_BTD * (segments_BT[:, back:] == segments_BT[:, :-back])[..., None]
 
 
 def short_convolution_reference(
@@ -89,7 +126,7 @@ def _tail(x_BTD: Tensor, width: int, tail_BWD: Tensor | None) -> Tensor:
 
 
 def _same_document(segments_BT: Tensor, back: int) -> Tensor:
-    """Whether the token `back` steps earlier is of the same document; a tail is of the first's."""
+    """Whether the token `back` steps earlier is of the same document (a tail is of the first's)."""
     if back == 0:
         return torch.ones_like(segments_BT, dtype=torch.bool)
     length = segments_BT.shape[1]

@@ -15,15 +15,14 @@ from torch import Tensor
 from .chunks import (
     carried_decay,
     chunk_mask,
+    decayed_pairs,
     document_cumsum,
     entering_decay,
-    from_chunks,
     leaving_decay,
     pad_time,
     padding_to,
     pair_decay,
     same_document,
-    to_chunks,
     working_dtype,
 )
 from .twin import runs_step_by_step
@@ -115,7 +114,8 @@ def _prepare(
     factor = q.shape[-1] ** -0.5 if scale is None else scale
     if state is None:
         state = v.new_zeros(v.shape[0], v.shape[2], q.shape[-1], v.shape[-1], dtype=dtype)
-    return q.to(dtype) * factor, k.to(dtype), v.to(dtype), log_decay.to(dtype), state.to(dtype)
+    q, k, v, log_decay, state = (x.to(dtype) for x in (q, k, v, log_decay, state))
+    return q if factor == 1 else q * factor, k, v, log_decay, state
 
 
 def _step(
@@ -134,9 +134,14 @@ def _single_step(
 ) -> tuple[Tensor, Tensor]:
     dtype = v.dtype
     q, k, v, log_decay, state = _prepare(q, k, v, log_decay, scale, state)
+    grouped = (1, (q.shape[2], -1))
     with torch.autocast(v.device.type, enabled=False):
-        state, out_BHV = _step(q[:, 0], k[:, 0], v[:, 0], log_decay[:, 0], state)
-    return out_BHV[:, None].to(dtype), state
+        decayed = (log_decay[:, 0].exp()[..., None, None] * state).unflatten(*grouped)
+        # Without gradients nobody else holds `decayed`, and the state is what takes time here.
+        update = decayed.addcmul if torch.is_grad_enabled() else decayed.addcmul_
+        state = update(k[:, 0, :, None, :, None], v[:, 0].unflatten(*grouped)[..., None, :])
+        out_BGR1V = q[:, 0, :, None, None] @ state
+    return out_BGR1V.flatten(1, 3)[:, None].to(dtype), state.flatten(1, 2)
 
 
 def _chunked(
@@ -149,42 +154,48 @@ def _chunked(
     state: Tensor | None,
     chunk_size: int,
 ) -> tuple[Tensor, Tensor]:
-    dtype, (batch, length, heads) = v.dtype, v.shape[:3]
+    """Heads of a group stay side by side, as they arrive, so one product serves the whole group."""
+    dtype, (batch, length) = v.dtype, v.shape[:2]
     q, k, v, log_decay, state = _prepare(q, k, v, log_decay, scale, state)
     chunk_size = min(chunk_size, length)
     padding = padding_to(length, chunk_size)
     mask = chunk_mask(segments, (batch, length + padding), chunk_size, v.device)
-    q, k, v = (to_chunks(pad_time(x, padding), chunk_size) for x in (q, k, v))
-    decay = to_chunks(pad_time(log_decay, padding)[..., None], chunk_size)[..., 0]
-    cumulative = document_cumsum(decay, mask)
+    q, k, v, log_decay = (
+        pad_time(x, padding).unflatten(1, (-1, chunk_size)) for x in (q, k, v, log_decay)
+    )
+    q, k = (x.transpose(2, 3) for x in (q, k))  # [B, N, G, C, K]; v stays [B, N, C, H, V]
+    cumulative = document_cumsum(log_decay, mask)  # [B, N, H, C]
 
-    groups = q.shape[1]
-    pairs = pair_decay(cumulative, mask).unflatten(1, (groups, -1))  # [B, G, R, N, C, C]
-    scores = (q @ k.mT)[:, :, None] * pairs
-    within = scores.flatten(1, 2) @ v  # [B, H, N, C, V]
+    grouped = (2, (q.shape[2], -1))
+    pairs = pair_decay(cumulative, mask).unflatten(*grouped)  # [B, N, G, R, C, C]
+    scores = decayed_pairs((q @ k.mT)[:, :, :, None], pairs, cumulative.unflatten(*grouped))
+    within = scores.flatten(2, 3) @ v.transpose(2, 3)  # [B, N, H, C, V]
 
-    written = k.mT @ _by_group(v * leaving_decay(cumulative, mask)[..., None], groups)
-    states, last = _scan(_by_head(written, heads), carried_decay(cumulative, mask), state)
-    across = _by_head(q @ _by_group(states, groups), heads)
-    out = within + across * entering_decay(cumulative, mask)[..., None]
-    return from_chunks(out, length).to(dtype), last
-
-
-def _by_group(x_BHNXV: Tensor, groups: int) -> Tensor:
-    """Lay the heads of a group side by side: `[B, H, N, X, V]` to `[B, G, N, X, R*V]`."""
-    return x_BHNXV.unflatten(1, (groups, -1)).permute(0, 1, 3, 4, 2, 5).flatten(-2)
-
-
-def _by_head(x_BGNXV: Tensor, heads: int) -> Tensor:
-    """Undo `_by_group`."""
-    repeats = heads // x_BGNXV.shape[1]
-    return x_BGNXV.unflatten(-1, (repeats, -1)).permute(0, 1, 4, 2, 3, 5).flatten(1, 2)
+    leaving, entering = (
+        decay(cumulative, mask).mT[..., None] for decay in (leaving_decay, entering_decay)
+    )
+    written = k.mT @ _by_group(v * leaving, q.shape[2])
+    states, last = _scan(written, carried_decay(cumulative, mask), state)
+    across = (q @ states).transpose(2, 3).reshape(v.shape)
+    out = torch.addcmul(within.transpose(2, 3), across, entering)
+    return out.flatten(1, 2)[:, :length].to(dtype), last
 
 
-def _scan(written_BHNKV: Tensor, carried_BHN: Tensor, state_BHKV: Tensor) -> tuple[Tensor, Tensor]:
-    """Carry the state over chunks; return the state entering each chunk, and the last one."""
+def _by_group(x_BNCHV: Tensor, groups: int) -> Tensor:
+    """View `[B, N, C, H, V]` as `[B, N, G, C, R*V]`."""
+    return x_BNCHV.unflatten(3, (groups, -1)).flatten(-2).transpose(2, 3)
+
+
+def _scan(written_BNGKX: Tensor, carried_BNH: Tensor, state_BHKV: Tensor) -> tuple[Tensor, Tensor]:
+    """Carry the state over chunks; return the state entering each chunk, and the last one.
+
+    Inside, `X = R*V`: the heads of a group side by side.
+    """
+    groups, dim = written_BNGKX.shape[2], state_BHKV.shape[-1]
+    state = state_BHKV.unflatten(1, (groups, -1)).transpose(2, 3)  # [B, G, K, R, V]
     entering = []
-    for written, carried in zip(written_BHNKV.unbind(2), carried_BHN.unbind(2), strict=True):
-        entering.append(state_BHKV)
-        state_BHKV = carried[..., None, None] * state_BHKV + written
-    return torch.stack(entering, dim=2), state_BHKV
+    for written, carried in zip(written_BNGKX.unbind(1), carried_BNH.unbind(1), strict=True):
+        entering.append(state)
+        state = carried.unflatten(1, (groups, 1, -1))[..., None] * state
+        state = state + written.unflatten(-1, (-1, dim))
+    return torch.stack(entering, dim=1).flatten(-2), state.transpose(2, 3).flatten(1, 2)

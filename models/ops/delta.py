@@ -15,6 +15,7 @@ from torch import Tensor
 from .chunks import (
     carried_decay,
     chunk_mask,
+    decayed_pairs,
     document_cumsum,
     entering_decay,
     from_chunks,
@@ -124,7 +125,7 @@ def _prepare(
     if state is None:
         state = v.new_zeros(v.shape[0], v.shape[2], q.shape[-1], v.shape[-1], dtype=dtype)
     q, k, v, log_decay, beta, state = (x.to(dtype) for x in (q, k, v, log_decay, beta, state))
-    return q * factor, k, v, log_decay, beta, state
+    return q if factor == 1 else q * factor, k, v, log_decay, beta, state
 
 
 def _step(
@@ -152,10 +153,16 @@ def _single_step(
     state: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     dtype = v.dtype
-    q, k, v, log_decay, beta, state = _prepare(q, k, v, log_decay, beta, scale, state)
+    inputs = _prepare(q, k, v, log_decay, beta, scale, state)
+    q, k, v, log_decay, beta = (x.transpose(1, 2) for x in inputs[:-1])  # [B, H, 1, K]
     with torch.autocast(v.device.type, enabled=False):
-        state, out_BHV = _step(q[:, 0], k[:, 0], v[:, 0], log_decay[:, 0], beta[:, 0], state)
-    return out_BHV[:, None].to(dtype), state
+        decayed = log_decay.exp()[..., None] * inputs[-1]
+        change = beta[..., None] * (v - k @ decayed)
+        # Without gradients nobody else holds `decayed`, and the state is what takes time here.
+        update = decayed.addcmul if torch.is_grad_enabled() else decayed.addcmul_
+        state = update(k.mT, change)
+        out_BH1V = q @ state
+    return out_BH1V.transpose(1, 2).to(dtype), state
 
 
 def _chunked(
@@ -174,49 +181,50 @@ def _chunked(
     chunk_size = min(chunk_size, length)
     padding = padding_to(length, chunk_size)
     mask = chunk_mask(segments, (batch, length + padding), chunk_size, v.device)
-    q, k, v = (to_chunks(pad_time(x, padding), chunk_size) for x in (q, k, v))
-    log_decay, beta = (
-        to_chunks(pad_time(x, padding)[..., None], chunk_size)[..., 0] for x in (log_decay, beta)
+    log_decay = pad_time(log_decay, padding).unflatten(1, (-1, chunk_size))
+    cumulative = document_cumsum(log_decay, mask).transpose(0, 1)  # [N, B, H, C]
+    mask = mask.chunk_first()
+    q, k, v, beta = (
+        to_chunks(pad_time(x, padding), chunk_size) for x in (q, k, v, beta[..., None])
     )
-    cumulative = document_cumsum(log_decay, mask)
     pairs = pair_decay(cumulative, mask)
     entering = entering_decay(cumulative, mask)[..., None]
 
-    values, reads = _solve(k, v, beta, pairs, entering)
+    solved = _solve(k, beta, pairs, cumulative)
+    values, reads = solved @ v, solved @ (k * -entering)
     written_keys = k * leaving_decay(cumulative, mask)[..., None]
     states, changes, last = _scan(
         values, reads, written_keys, carried_decay(cumulative, mask), state
     )
-    out = (q * entering) @ states + ((q @ k.mT) * pairs) @ changes
+    out = (q * entering) @ states + decayed_pairs(q @ k.mT, pairs, cumulative) @ changes
     return from_chunks(out, length).to(dtype), last
 
 
-def _solve(
-    k: Tensor, v: Tensor, beta: Tensor, pairs: Tensor, entering: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Solve `(I + L) [u, w] = [beta v, beta k e^G]`, L strictly lower of `beta k k^T decay`."""
-    k_beta = k * beta[..., None]
-    lower = ((k_beta @ k.mT) * pairs).tril(-1)
-    right = torch.cat([v * beta[..., None], k_beta * entering], dim=-1)
-    solved = torch.linalg.solve_triangular(lower, right, upper=False, unitriangular=True)
-    values, reads = solved.split([v.shape[-1], k.shape[-1]], dim=-1)
-    return values, reads
+def _solve(k: Tensor, beta: Tensor, pairs: Tensor, cumulative: Tensor) -> Tensor:
+    """Return `(I + L)^{-1} beta`, with L the strictly lower part of `beta (k k^T) decay`."""
+    # The solver reads only what is below the diagonal.
+    lower = decayed_pairs((k * beta) @ k.mT, pairs, cumulative)
+    identity = torch.eye(k.shape[-2], dtype=k.dtype, device=k.device)
+    inverse = torch.linalg.solve_triangular(lower, identity, upper=False, unitriangular=True)
+    return inverse * beta.mT
 
 
 def _scan(
     values: Tensor, reads: Tensor, written_keys: Tensor, carried: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Carry the state over chunks.
+    """Carry the state over chunks; `reads` are negative: what the state says is taken off.
 
     Returns:
-        The state entering each chunk `[B, H, N, K, V]`, what each token changes `[B, H, N, C, V]`,
-        and the last state.
+        The state entering each chunk `[N, B, H, K, V]`, what each token changes
+        `[N, B, H, C, V]`, and the last state.
     """
     states, changes = [], []
-    chunks = (values.unbind(2), reads.unbind(2), written_keys.unbind(2), carried.unbind(2))
-    for value, read, key, decay in zip(*chunks, strict=True):
-        change = value - read @ state
+    batch, state = state.shape[:2], state.flatten(0, 1)
+    flat = (x.flatten(1, 2).unbind() for x in (values, reads, written_keys.mT, carried))
+    for value, read, key, decay in zip(*flat, strict=True):
+        change = torch.baddbmm(value, read, state)
         states.append(state)
         changes.append(change)
-        state = decay[..., None, None] * state + key.mT @ change
-    return torch.stack(states, dim=2), torch.stack(changes, dim=2), state
+        state = torch.baddbmm(decay[:, None, None] * state, key, change)
+    entering, changed = (torch.stack(parts).unflatten(1, batch) for parts in (states, changes))
+    return entering, changed, state.unflatten(0, batch)

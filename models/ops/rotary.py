@@ -4,41 +4,59 @@ Legend: B batch, T time, H heads, D head dim.
 """
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
+Positions = Tensor | slice
+"""Positions `[B, T]`, or the T that all rows share."""
 
-def rotate(x_BTHD: Tensor, positions_BT: Tensor, base: float, max_positions: int) -> Tensor:
+
+def rotate(x_BTHD: Tensor, positions: Positions, base: float, max_positions: int) -> Tensor:
     """Rotate the two halves of each head by `position * base ** (-2 i / D)`.
 
     `max_positions` is any bound above the largest position (it sizes the cached table).
     """
-    cosine, sine = _table(_round_up(max_positions), x_BTHD.shape[-1], base, x_BTHD.device)
-    cosine_BT1D, sine_BT1D = (
-        table[positions_BT][:, :, None].to(x_BTHD.dtype) for table in (cosine, sine)
-    )
-    first, second = x_BTHD.chunk(2, dim=-1)
-    return torch.cat(
-        [
-            first * cosine_BT1D - second * sine_BT1D,
-            second * cosine_BT1D + first * sine_BT1D,
-        ],
-        dim=-1,
-    )
+    rows, head_dim = _round_up(max_positions), x_BTHD.shape[-1]
+    cosine, sine = _table(rows, head_dim, base, x_BTHD.dtype, x_BTHD.device)
+    if torch.is_grad_enabled():
+        return _Rotation.apply(x_BTHD, cosine[positions], sine[positions])
+    return _turn(x_BTHD, cosine[positions], sine[positions], 1)
+
+
+class _Rotation(torch.autograd.Function):
+    """A rotation; its gradient is turned back by the same angle, in half of autograd's passes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        ctx.save_for_backward(cosine, sine)
+        return _turn(x, cosine, sine, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        cosine, sine = ctx.saved_tensors
+        return _turn(gradients[0], cosine, sine, -1), None, None
+
+
+def _turn(x: Tensor, cosine: Tensor, sine: Tensor, sign: int) -> Tensor:
+    swapped = x.roll(x.shape[-1] // 2, dims=-1)
+    return (x * cosine).addcmul_(swapped, sine, value=sign)
 
 
 @lru_cache(maxsize=32)
 def _table(
-    positions: int, head_dim: int, base: float, device: torch.device
+    positions: int, head_dim: int, base: float, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines `[positions, D/2]`, in float64 so that float64 tests see no noise."""
+    """`[cos, cos]` and `[-sin, sin]`, `[positions, 1, D]`, computed in float64."""
     with torch.inference_mode(False):
         steps = torch.arange(0, head_dim, 2, dtype=torch.float64, device=device)
-        angles = torch.outer(
-            torch.arange(positions, dtype=torch.float64, device=device), base ** (-steps / head_dim)
-        )
-        return angles.cos(), angles.sin()
+        frequencies = base ** (-steps / head_dim)
+        turns = torch.arange(positions, dtype=torch.float64, device=device)
+        angle = torch.outer(turns, frequencies)[:, None]
+        cosine, sine = angle.cos(), angle.sin()
+        cosine, sine = torch.cat([cosine, cosine], dim=-1), torch.cat([-sine, sine], dim=-1)
+        return cosine.to(dtype), sine.to(dtype)
 
 
 def _round_up(length: int) -> int:

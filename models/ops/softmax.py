@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .blocked_attention import blocked_attention
 from .twin import runs_step_by_step
 
 
@@ -30,7 +31,7 @@ def softmax_attention(
         k: keys `[B, S, G, K]`.
         v: values `[B, S, G, K]`.
         visible: `[B or 1, T, S]`, True where the query may see the key; None is plain causal order
-            (then T = S). Each query must see at least one key.
+            (then T = S), or all keys for a single query. Each query must see at least one key.
         window: the window that `visible` already respects, for the twin to multiply out no more.
         scale: multiplies the scores; default `K ** -0.5`.
 
@@ -41,12 +42,17 @@ def softmax_attention(
         return softmax_attention_reference(q, k, v, visible=visible, window=window, scale=scale)
     repeats = q.shape[2] // k.shape[2]
     k, v = (x.repeat_interleave(repeats, dim=2) if repeats > 1 else x for x in (k, v))
+    if q.is_cpu and v.requires_grad and q.shape[1] == k.shape[1]:
+        factor = q.shape[-1] ** -0.5 if scale is None else scale
+        with torch.autocast("cpu", enabled=False):
+            out = blocked_attention(q.to(v.dtype), k.to(v.dtype), v, visible, window, factor)
+        return out.to(q.dtype)
     out = F.scaled_dot_product_attention(
         q.transpose(1, 2),
         k.transpose(1, 2),
         v.transpose(1, 2),
         attn_mask=None if visible is None else visible[:, None],
-        is_causal=visible is None,
+        is_causal=visible is None and q.shape[1] > 1,
         scale=scale,
     )
     return out.transpose(1, 2)
@@ -80,6 +86,18 @@ def softmax_attention_reference(
             scores = scores.masked_fill(~visible[:, None, None, time, seen], float("-inf"))
         outputs.append((scores.softmax(dim=-1) @ v[:, :, seen])[:, :, 0])
     return torch.stack(outputs, dim=1)
+
+
+def earlier_keys(
+    segments_BT: Tensor | None, length: int, window: int | None, device: torch.device
+) -> Tensor:
+    """Whether each token of one call may see each other one of it, `[B or 1, T, T]`."""
+    earlier = torch.ones(1, length, length, dtype=torch.bool, device=device).tril()
+    if window is not None:
+        earlier = earlier.triu(1 - window)
+    if segments_BT is not None:
+        earlier = earlier & (segments_BT[:, :, None] == segments_BT[:, None, :])
+    return earlier
 
 
 def visible_keys(

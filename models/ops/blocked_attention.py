@@ -1,0 +1,100 @@
+"""Softmax attention over blocks of queries, with its gradient written out: training on CPUs.
+
+torch's fused attention for CPUs multiplies out the upper triangle wherever a mask is given, and its
+bfloat16 gradient is several times slower than these products. Here a block of queries stops at its
+last key, so nearly half of the work is never done. Probabilities are kept for the gradient, or made
+again where the sequence is so long that they would fill the memory.
+
+Legend: T query and key time, X rows times heads, C queries in a block, S keys in sight of a block,
+B batch, H heads, K head dim.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+KEPT_LENGTH = 1024
+"""Longest sequence whose probabilities are kept for the gradient, tokens."""
+
+
+def blocked_attention(
+    q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, window: int | None, scale: float
+) -> Tensor:
+    """Attend as `softmax_attention` does, each query to keys of the same call.
+
+    Args:
+        q: queries `[B, T, H, K]`.
+        k: keys `[B, T, H, K]`.
+        v: values `[B, T, H, K]`.
+        visible: `[B or 1, T, T]`, True where the query may see the key, which is no later one; None
+            is causal order.
+        window: keys that a query sees at most, itself included; None is all.
+        scale: multiplies the scores.
+
+    Returns:
+        `[B, T, H, K]`.
+    """
+    q_XTK, k_XTK, v_XTK = (x.transpose(1, 2).flatten(0, 1) for x in (q * scale, k, v))
+    hidden = None if visible is None else ~visible[:, None]
+    out_XTK = _Blocks.apply(q_XTK, k_XTK, v_XTK, hidden, window)
+    return out_XTK.unflatten(0, (q.shape[0], -1)).transpose(1, 2)
+
+
+class _Blocks(torch.autograd.Function):
+    """With P the probabilities: `dS = P (g v^T - sum(g o))`, `dv, dq, dk = P^T g, dS k, dS^T q`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None, window: int | None
+    ) -> Tensor:
+        out, kept = torch.empty_like(v), []
+        for rows, columns in _blocks(q, window):
+            probabilities = _probabilities(q, k, hidden, rows, columns)
+            torch.bmm(probabilities, v[:, columns], out=out[:, rows])
+            kept.append(probabilities)
+        ctx.save_for_backward(q, k, v, out, hidden, *(kept if q.shape[1] <= KEPT_LENGTH else ()))
+        ctx.window = window
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        q, k, v, out, hidden, *kept = ctx.saved_tensors
+        gradient = gradients[0].contiguous()
+        along = (gradient * out).sum(dim=-1, keepdim=True)
+        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for block, (rows, columns) in enumerate(_blocks(q, ctx.window)):
+            probabilities = kept[block] if kept else _probabilities(q, k, hidden, rows, columns)
+            dscores = torch.bmm(gradient[:, rows], v[:, columns].mT)
+            dscores.sub_(along[:, rows]).mul_(probabilities)
+            dv[:, columns].baddbmm_(probabilities.mT, gradient[:, rows])
+            dk[:, columns].baddbmm_(dscores.mT, q[:, rows])
+            torch.bmm(dscores, k[:, columns], out=dq[:, rows])
+        return dq, dk, dv, None, None
+
+
+def _blocks(q_XTK: Tensor, window: int | None) -> list[tuple[slice, slice]]:
+    """Rows of queries, and the keys that any of them may see."""
+    size, length = 64 if q_XTK.dtype.itemsize > 2 else 128, q_XTK.shape[1]
+    starts = range(0, length, size)
+    ends = [min(start + size, length) for start in starts]
+    firsts = [max(0, start + 1 - window) if window else 0 for start in starts]
+    return [
+        (slice(start, end), slice(first, end))
+        for start, end, first in zip(starts, ends, firsts, strict=True)
+    ]
+
+
+def _probabilities(
+    q_XTK: Tensor, k_XTK: Tensor, hidden: Tensor | None, rows: slice, columns: slice
+) -> Tensor:
+    """Softmax of a block's scores `[X, C, S]`, over the keys that each query may see."""
+    scores = torch.bmm(q_XTK[:, rows], k_XTK[:, columns].mT)
+    if hidden is not None:
+        by_row = scores.unflatten(0, (-1, scores.shape[0] // len(hidden)))
+        by_row.masked_fill_(hidden[:, :, rows, columns], float("-inf"))
+    else:
+        size = scores.shape[1]
+        later = torch.ones(size, size, dtype=torch.bool, device=scores.device).triu(1)
+        scores[:, :, -size:].masked_fill_(later, float("-inf"))
+    return scores.softmax(dim=-1)
