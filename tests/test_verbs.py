@@ -40,8 +40,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
     def verb(name: str, *arguments: str) -> Said:
         monkeypatch.setattr(sys, "argv", [name, *arguments])
-        if "." in name:  # a module that a test imported is not run again otherwise
-            monkeypatch.delitem(sys.modules, name, raising=False)
+        module = name if "." in name else f"{name}.__main__"
+        monkeypatch.delitem(sys.modules, module, raising=False)  # else runpy warns of two of it
         capsys.readouterr()
         try:
             runpy.run_module(name, run_name="__main__", alter_sys=True)

@@ -204,12 +204,13 @@ class Attention(Mixer):
         slots = state.positions_BS.shape[1]
         state.used = used = min(slots, state.used + 1)
         if state.aligned:
-            at = (slice(None), (state.longest - 1) % slots)
+            slot = (state.longest - 1) % slots
+            at = (slice(None), slice(slot, slot + 1))
         else:
-            at = (torch.arange(q.shape[0], device=q.device), positions_B1[:, 0] % slots)
-        state.keys_BSGK[at] = k[:, 0].to(state.keys_BSGK.dtype)
-        state.values_BSGK[at] = v[:, 0].to(state.values_BSGK.dtype)
-        state.positions_BS[at] = positions_B1[:, 0]
+            at = (torch.arange(q.shape[0], device=q.device)[:, None], positions_B1 % slots)
+        state.keys_BSGK[at] = k.to(state.keys_BSGK.dtype)
+        state.values_BSGK[at] = v.to(state.values_BSGK.dtype)
+        state.positions_BS[at] = positions_B1
         held_B1S = None if state.aligned else state.positions_BS[:, None, :used] >= 0
         keys, values = state.keys_BSGK[:, :used], state.values_BSGK[:, :used]
         return softmax_attention(

@@ -107,9 +107,9 @@ def decayed_pairs(scores: Tensor, pairs: Tensor, cumulative: Tensor) -> Tensor:
         pairs: `pair_decay` of `cumulative`.
         cumulative: `[..., C]`, which takes the gradient of `pairs`.
     """
-    return (
-        _DecayedPairs.apply(scores, pairs, cumulative) if scores.requires_grad else scores * pairs
-    )
+    if scores.requires_grad or cumulative.requires_grad:
+        return _DecayedPairs.apply(scores, pairs, cumulative)
+    return scores * pairs
 
 
 class _DecayedPairs(torch.autograd.Function):

@@ -52,7 +52,7 @@ def softmax_attention(
         k.transpose(1, 2),
         v.transpose(1, 2),
         attn_mask=None if visible is None else visible[:, None],
-        is_causal=visible is None and q.shape[1] > 1,
+        is_causal=bool(visible is None and q.shape[1] > 1),
         scale=scale,
     )
     return out.transpose(1, 2)

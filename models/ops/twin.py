@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
+
 _STEP_BY_STEP: ContextVar[bool] = ContextVar("step_by_step", default=False)
 
 
 def runs_step_by_step() -> bool:
-    """Return whether operators currently run as their step-by-step twins."""
-    return _STEP_BY_STEP.get()
+    """Return whether operators currently run as their step-by-step twins (never when compiled)."""
+    # torch.compile can't look into a context variable: it would break the graph at each operator.
+    return not torch.compiler.is_compiling() and _STEP_BY_STEP.get()
 
 
 @contextmanager

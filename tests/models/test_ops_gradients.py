@@ -1,6 +1,7 @@
 """Gradients of the operators against finite differences, and refusals of shapes that don't fit."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from models.ops.convolution import short_convolution
 from models.ops.decay import decayed_attention
 from models.ops.delta import delta_rule
 from models.ops.softmax import softmax_attention, visible_keys
+from models.ops.twin import step_by_step
 
 SEGMENTS = [None, torch.tensor([[0, 0, 1, 1, 1]]), torch.tensor([[-1, 0, 0, 0, 1]])]
 
@@ -106,3 +108,19 @@ def test_delta_rule_refuses_other_shapes(shapes: tuple[Any, ...], message: str) 
 def test_decayed_attention_refuses_other_shapes(shapes: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         decayed_attention(*(torch.zeros(shape) for shape in shapes))
+
+
+@pytest.mark.parametrize("rule", [decayed_attention, delta_rule])
+def test_the_decay_has_its_gradient_even_where_nothing_else_has(rule: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 9, 2, 4, generator=generator, dtype=torch.float64) for _ in range(3))
+    beta = [torch.rand(1, 9, 2, generator=generator, dtype=torch.float64)]
+    log_decay = -torch.rand(1, 9, 2, generator=generator, dtype=torch.float64)
+    gradients = []
+    for twin in (False, True):
+        leaf = log_decay.clone().requires_grad_()
+        with step_by_step() if twin else nullcontext():
+            out, _ = rule(q, k, v, leaf, *(beta if rule is delta_rule else []), chunk_size=4)
+        (gradient,) = torch.autograd.grad(out.square().sum(), leaf)
+        gradients.append(gradient)
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)

@@ -1,6 +1,7 @@
 """Losses don't depend on how a global batch is cut over micro-batches and processes."""
 
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,16 @@ from data.batch import Batch
 from data.corpus import Corpus
 from data.module import CorpusModule, StepRows
 from data.order import GlobalOrder
-from tests.train.runs import LOOPED, SMALL, launch, metrics, small_backbone, train
+from tests.train.runs import (
+    LOOPED,
+    SMALL,
+    launch,
+    metrics,
+    small_backbone,
+    start,
+    train,
+    wait_for_rows,
+)
 from train.config import ParallelConfig, RunConfig
 from train.optim import OptimConfig
 from train.pretrain import pretrain
@@ -159,3 +169,27 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     assert alone.name == run.name
     assert {row["loops"] for row in metrics(run)} == {"1", "2", "3"}
     assert_equal_up_to_rounding(metrics(run), metrics(alone))
+
+
+@pytest.mark.nightly
+@pytest.mark.multiprocess
+@pytest.mark.timeout(300)
+def test_two_processes_stop_together_and_go_on(tmp_path: Path) -> None:
+    """The signal reaches the first one only."""
+    command = (*DISTRIBUTED, "trainer.max_steps=300", "trainer.checkpoint_every=1000")
+    process = start("train", *command, "parallel.devices=2", cwd=tmp_path)
+    try:
+        wait_for_rows(tmp_path / "runs" / "smoke", 20, process)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    (run,) = (tmp_path / "runs" / "smoke").iterdir()
+    assert (process.returncode, out) == (143, "")
+    assert err.count("saved; the same command goes on from there") == 1
+    assert 20 <= len(metrics(run)) < 300
+    whole = (*command, "experiment_name=whole")
+    for arguments in (command, whole):
+        status, out, err = launch("train", *arguments, "parallel.devices=2", cwd=tmp_path)
+        assert status == 0, err
+    assert metrics(run) == metrics(tmp_path / "runs" / "whole" / run.name)

@@ -1,15 +1,16 @@
-"""A study of two runs, for real: stopped in the middle, gone on with, and asked for again."""
+"""A study of two runs, for real: one finished before, one stopped in the middle."""
 
 import json
-import os
 import signal
 from pathlib import Path
 
 import pytest
 
+from eval.__main__ import main as evaluate
 from eval.checkpoint import checkpoint_step, checkpoints
 from eval.ledger import read_ledger
-from tests.train.runs import SMALL, metrics, snapshot, start, wait_for_rows
+from tests.train.runs import SMALL, metrics, snapshot, start, train, wait_for_rows
+from train.schema import register_schemas
 from train.study import Conductor, Job, StudyFailed, main, plan_jobs
 
 STEPS = 400
@@ -21,6 +22,11 @@ STUDY = (
 pytestmark = pytest.mark.timeout(300)
 
 
+@pytest.fixture(autouse=True)
+def schemas() -> None:
+    register_schemas()
+
+
 def trained(folder: Path) -> int:
     return checkpoint_step(checkpoints(folder)[-1])
 
@@ -28,64 +34,65 @@ def trained(folder: Path) -> int:
 def test_a_study_from_its_middle_to_its_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The first run is done when it begins; the second is stopped halfway, and gone on with."""
     monkeypatch.chdir(tmp_path)
     experiment = tmp_path / "runs" / "smoke"
+    _, (first, second) = plan_jobs(STUDY)
+    train(first.config)
+    assert evaluate([f"run={first.folder}", "report=false", "device=cpu"]) == 0
+    before = work_of(first.folder)
+    assert len(before) >= 6
 
     process = start("train.study", *STUDY, cwd=tmp_path)
     try:
-        for seed in (0, 1):
-            wait_for_rows(experiment, 5, process, f"transformer-s{seed}-*")
+        wait_for_rows(experiment, 5, process, second.folder.name)
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
     assert (process.returncode, out) == (143, "")
     assert err.splitlines()[-1] == "study: stopped and saved; the same command goes on from there"
-    folders = sorted(experiment.glob("transformer-*"))
-    assert len(folders) == 2
-    for folder in folders:
-        assert 5 <= trained(folder) == len(metrics(folder)) < STEPS
-        assert not (folder / "ledger.parquet").exists()
+    assert 5 <= trained(second.folder) == len(metrics(second.folder)) < STEPS
+    assert not (second.folder / "ledger.parquet").exists()
 
+    capsys.readouterr()
     assert main(STUDY) == 0
     out, _ = capsys.readouterr()
     assert out.splitlines()[-1] == "report: runs/smoke/report.html"
-    for folder in folders:
+    page = (experiment / "report.html").read_text()
+    for folder in (first.folder, second.folder):
         assert trained(folder) == len(metrics(folder)) == STEPS
         assert read_ledger(folder / "ledger.parquet")["run"].unique().to_list() == [folder.name]
-    page = (experiment / "report.html").read_text()
-    assert all(folder.name in page for folder in folders)
-
-    before = {name: facts for name, facts in snapshot(experiment).items() if _is_work(name)}
-    assert len(before) >= 2 * 6
-    assert main(STUDY) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "report: runs/smoke/report.html"
-    after = {name: facts for name, facts in snapshot(experiment).items() if _is_work(name)}
-    assert after == before
+        assert folder.name in page
+    assert work_of(first.folder) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"corpora", "runs"}
 
 
-def _is_work(name: str) -> bool:
-    """What costs time to make again: not the report, the logs of evaluation, the ledger's file."""
-    return "/" in name and not name.endswith((".png", "evaluating.log", "ledger.parquet"))
+def work_of(run: Path) -> dict[str, tuple[int, int]]:
+    """What costs time to make again; the ledger keeps its rows, but not its date."""
+    files = snapshot(run).items()
+    return {name: facts for name, facts in files if not name.endswith((".log", "ledger.parquet"))}
 
 
-def failing_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Job]:
-    """One run that fails at once, and one that would take minutes."""
+def test_a_run_that_fails_ends_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its name, in its own words."""
     monkeypatch.chdir(tmp_path)
-    _, (first, second) = plan_jobs([*STUDY, "trainer.max_steps=100000"])
+    _, (first, _) = plan_jobs(STUDY)
     wrong = Job("wrong", [*first.overrides, "seeed=1"], first.config, first.folder)
-    return [second, wrong]
-
-
-def test_one_run_that_fails_ends_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At once, by its name and words; the other one saves what it has and stops."""
-    jobs = failing_jobs(tmp_path, monkeypatch)
-    monkeypatch.setattr(os, "environ", os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])})
     with pytest.raises(StudyFailed, match=r"wrong: training failed: train: seeed is not a setting"):
-        Conductor(jobs, at_a_time=2).run()
-    folder = jobs[0].folder
-    if (folder / "metrics.csv").exists():
-        assert trained(folder) == len(metrics(folder)) < 100_000
+        Conductor([wrong], at_a_time=2).run()
+
+
+@pytest.mark.nightly
+def test_the_others_save_when_one_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once: the first would take an hour."""
+    monkeypatch.chdir(tmp_path)
+    _, (long, second) = plan_jobs([*STUDY, "trainer.max_steps=100000"])
+    wrong = Job("wrong", [*second.overrides, "seeed=1"], second.config, second.folder)
+    with pytest.raises(StudyFailed, match="wrong: training failed"):
+        Conductor([long, wrong], at_a_time=2).run()
+    if (long.folder / "metrics.csv").exists():
+        assert trained(long.folder) == len(metrics(long.folder)) < 100_000
 
 
 def test_a_study_plans_its_runs(tmp_path: Path) -> None:
