@@ -16,7 +16,9 @@ def peers_installed() -> bool:
     return find_spec("transformers") is not None
 
 
-def build_peer(name: str, dim: int, layers: int, head_dim: int, vocab_size: int, mlp: int) -> Any:
+def build_peer(
+    name: str, dim: int, layers: int, head_dim: int, vocab_size: int, mlp: int, chunk_size: int
+) -> Any:
     """Build the peer of one of our backbones, with random weights.
 
     Args:
@@ -26,6 +28,7 @@ def build_peer(name: str, dim: int, layers: int, head_dim: int, vocab_size: int,
         head_dim: width of a head.
         vocab_size: rows of the embedding.
         mlp: hidden width of the feed-forward networks (Mamba-2 has none).
+        chunk_size: of Mamba-2, which transformers leaves to its caller (256 if it says nothing).
     """
     import transformers
 
@@ -67,6 +70,6 @@ def build_peer(name: str, dim: int, layers: int, head_dim: int, vocab_size: int,
         state_size=head_dim,
         n_groups=1,
         expand=2,
-        chunk_size=64,
+        chunk_size=chunk_size,
     )
     return transformers.Mamba2ForCausalLM(config)

@@ -1,7 +1,6 @@
 """`python -m eval.speed`: training and decoding speed of each backbone, beside its peers."""
 
 import json
-import platform
 import statistics
 import sys
 import time
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from yaml import YAMLError
 
 from data.atomic import write_atomically
-from eval.machine import matmul_rate, synchronize
+from eval.machine import machine_facts, matmul_rate, synchronize
 from eval.peers import PEERS, build_peer, peers_installed
 from eval.terminal import console
 from models.backbone import Backbone
@@ -39,6 +38,7 @@ LAYOUTS = {
     "looped": "attn",
     "mamba2": "mamba2",
 }
+KINDS = ("training", "prefill", "decoding_1", "decoding_8")
 HELP = """\
 Measure training and decoding speed of each backbone, and of transformers' models of the same shape
 where that is installed. Every backbone and its peer take turns; ratios are of medians of one run.
@@ -49,11 +49,15 @@ where that is installed. Every backbone and its peer take turns; ratios are of m
   backbones=[...]   of transformer, gdn_hybrid, mamba2_hybrid, gdn, looped, mamba2
   dim=256 layers=4 head_dim=64 vocab_size=512     the shape
   context=512 batch=8       tokens of a training step
-  prompt=16 new_tokens=64   what is decoded, greedily, at batch 1 and 8
+  prompt=16 new_tokens=64   what is decoded, greedily, at batch 1 and 8: ours in a loop over its
+                            state, a peer through its own `generate`, both with the prompt read
+  peer_chunk=256            chunk size of transformers' Mamba-2: 256 is its own default; on CPUs 64
+                            is faster, and what ours uses
   rounds=3                  turns after one to warm up
   precision=32|bf16         of training; decoding is float32
   threads=0                 CPU threads (0: torch's choice)
   device=cpu|cuda
+  peers=true                measure transformers' models too
   output=runs/speed/speed.json
 """
 
@@ -76,6 +80,7 @@ class SpeedConfig:
     threads: int = 0
     device: str = "cpu"
     peers: bool = True
+    peer_chunk: int = 256
     output: str = "runs/speed/speed.json"
 
     def validate(self) -> None:
@@ -83,9 +88,10 @@ class SpeedConfig:
         for name in self.backbones:
             if name not in LAYOUTS:
                 raise ValueError(f"backbones: {name} is not known: choose of {', '.join(LAYOUTS)}")
-        for name in ("dim", "layers", "head_dim", "vocab_size", "context", "batch", "rounds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name, value in asdict(self).items():
+            least = 0 if name == "threads" else 1
+            if type(value) is int and value < least:
+                raise ValueError(f"{name}={value} must be at least {least}")
         if self.precision not in ("32", "bf16"):
             raise ValueError(f"precision={self.precision} is not known: choose 32 or bf16")
         if self.device not in ("cpu", "cuda"):
@@ -148,12 +154,30 @@ def decoding(model: Any, config: SpeedConfig, batch: int) -> Callable[[], Any]:
 
     @torch.inference_mode()
     def decode() -> None:
-        state, tokens = model.init_state(batch, config.prompt + config.new_tokens), prompt
+        length = config.prompt + config.new_tokens
+        state, tokens = model.init_state(batch, length, device=config.device), prompt
         for _ in range(config.new_tokens):
             output = model(tokens, state=state)
             tokens = output.readout(output.hidden_BTD[:, -1:]).argmax(dim=-1)
 
     return decode
+
+
+def prefilling(model: Any, config: SpeedConfig) -> Callable[[], Any]:
+    """Return the reading of a batch of prompts into a state, the last position read out."""
+    shape = (config.batch, config.context)
+    tokens = torch.randint(1, config.vocab_size, shape, device=config.device)
+
+    @torch.inference_mode()
+    def prefill() -> None:
+        model.eval()
+        if not isinstance(model, Backbone):
+            model(input_ids=tokens, use_cache=True, logits_to_keep=1)
+            return
+        output = model(tokens, state=model.init_state(*shape, device=config.device))
+        output.readout(output.hidden_BTD[:, -1:])
+
+    return prefill
 
 
 def take_turns(
@@ -179,7 +203,8 @@ def measure(name: str, config: SpeedConfig, peak: float) -> dict[str, Any]:
     if config.peers and name in PEERS and peers_installed():
         mlp = ours.config.mlp_hidden or 1
         layers = ours.config.num_layers
-        peer = build_peer(name, config.dim, layers, config.head_dim, config.vocab_size, mlp)
+        shape = (config.dim, layers, config.head_dim, config.vocab_size, mlp, config.peer_chunk)
+        peer = build_peer(name, *shape)
         models["peer"] = peer.to(config.device)
     result: dict[str, Any] = {
         "parameters": {k: sum(p.numel() for p in m.parameters()) for k, m in models.items()},
@@ -187,6 +212,7 @@ def measure(name: str, config: SpeedConfig, peak: float) -> dict[str, Any]:
     }
     kinds: dict[str, tuple[int, Callable[[Any], Callable[[], Any]]]] = {
         "training": (config.batch * config.context, lambda m: training_step(m, config)),
+        "prefill": (config.batch * config.context, lambda m: prefilling(m, config)),
         "decoding_1": (config.new_tokens, lambda m: decoding(m, config, 1)),
         "decoding_8": (8 * config.new_tokens, lambda m: decoding(m, config, 8)),
     }
@@ -207,17 +233,18 @@ def table_of(results: dict[str, Any], config: SpeedConfig) -> Table:
     """Lay the results out, a row each for ours and its peer."""
     title = f"tokens per second, {config.precision} bit training, float32 decoding, {config.device}"
     table = Table(title=title)
-    for column in ("backbone", "parameters", "training", "of peak", "decode x1", "decode x8"):
-        table.add_column(column, justify="left" if column == "backbone" else "right")
-    kinds = ("training", "decoding_1", "decoding_8")
+    columns = ("parameters", "training", "of peak", "prefill", "decode x1", "decode x8")
+    table.add_column("backbone")
+    for column in columns:
+        table.add_column(column, justify="right")
     for name, result in results.items():
         for who in result["parameters"]:
-            rates = [f"{result[kind]['tokens_per_second'][who]:,.0f}" for kind in kinds]
+            rates = [f"{result[kind]['tokens_per_second'][who]:,.0f}" for kind in KINDS]
             peak = f"{result['share_of_matmul_rate']:.0%}" if who == "ours" else ""
             label = name if who == "ours" else f"  {result['peer']}"
             table.add_row(label, f"{result['parameters'][who]:,}", rates[0], peak, *rates[1:])
         if "peer" in result["parameters"]:
-            ratios = [f"x{result[kind]['ratio']:.2f}" for kind in kinds]
+            ratios = [f"x{result[kind]['ratio']:.2f}" for kind in KINDS]
             table.add_row("  ours over peer", "", ratios[0], "", *ratios[1:], style="bold")
     return table
 
@@ -247,23 +274,19 @@ def main(arguments: Sequence[str]) -> int:
     warnings.simplefilter("ignore")
     if config.threads:
         torch.set_num_threads(config.threads)
+    facts = machine_facts(config.device)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     peak = matmul_rate(dtype, config.device)
     to = console()
-    to.print(f"matrix products: {peak / 1e9:,.0f} GFLOP/s, {torch.get_num_threads()} threads")
+    where = f"{facts['gpu'] or facts['processor']}, {facts['threads']} threads"
+    to.print(f"{where}, load {facts['load_average']:.1f}, {peak / 1e9:,.0f} GFLOP/s in products")
     results: dict[str, Any] = {}
     for name in config.backbones:
         print(f"measuring {name}", file=sys.stderr)
         results[name] = measure(name, config, peak)
     to.print(table_of(results, config))
-    facts = {
-        "machine": platform.machine(),
-        "processor": platform.processor(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "matmul_flops_per_second": peak,
-    }
-    content = {"settings": asdict(config), "machine": facts, "results": results}
+    machine = facts | {"matmul_flops_per_second": peak}
+    content = {"settings": asdict(config), "machine": machine, "results": results}
     write_atomically(Path(config.output), (json.dumps(content, indent=1) + "\n").encode())
     print(f"speed: {config.output}")
     return 0

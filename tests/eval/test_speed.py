@@ -7,7 +7,7 @@ import pytest
 
 from eval.machine import matmul_rate
 from eval.peers import PEERS
-from eval.speed import LAYOUTS, main, parse, take_turns
+from eval.speed import KINDS, LAYOUTS, main, parse, take_turns
 
 TINY = ["dim=32", "layers=2", "head_dim=16", "vocab_size=64", "context=16", "batch=2", "rounds=1"]
 
@@ -23,6 +23,9 @@ def test_it_measures_every_backbone_and_writes_what_it_saw(
     for result in content["results"].values():
         assert result["training"]["tokens_per_second"]["ours"] > 0
         assert result["share_of_matmul_rate"] > 0
+        rates = [result[kind]["tokens_per_second"] for kind in KINDS]
+        assert all(set(rate) == {"ours"} and rate["ours"] > 0 for rate in rates)
+    assert content["machine"]["matmul_flops_per_second"] > 0 and content["machine"]["processor"]
 
 
 def test_peers_have_nearly_as_many_parameters(tmp_path: Path) -> None:
@@ -34,7 +37,10 @@ def test_peers_have_nearly_as_many_parameters(tmp_path: Path) -> None:
     for name, result in json.loads(output.read_text())["results"].items():
         ours, theirs = result["parameters"]["ours"], result["parameters"]["peer"]
         assert abs(ours / theirs - 1) < 0.05, (name, ours, theirs)
-        assert result["peer"] == PEERS[name] and result["training"]["ratio"] > 0
+        assert result["peer"] == PEERS[name]
+        for kind in KINDS:
+            rates = result[kind]["tokens_per_second"]
+            assert result[kind]["ratio"] == pytest.approx(rates["ours"] / rates["peer"])
 
 
 def test_turns_alternate_and_the_first_is_not_counted() -> None:
@@ -46,7 +52,7 @@ def test_turns_alternate_and_the_first_is_not_counted() -> None:
 def test_the_matmul_rate_is_positive() -> None:
     import torch
 
-    assert matmul_rate(torch.float32, "cpu", size=16, repeats=1) > 0
+    assert matmul_rate(torch.float32, "cpu", sizes=(16,), repeats=1) > 0
 
 
 @pytest.mark.parametrize("wrong", ["dim=0", "precision=8", "backbones=[huge]", "wdith=3"])
