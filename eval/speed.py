@@ -38,6 +38,7 @@ LAYOUTS = {
     "looped": "attn",
     "mamba2": "mamba2",
 }
+CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
 KINDS = ("training", "prefill", "decoding_1", "decoding_8")
 HELP = """\
 Measure training and decoding speed of each backbone, and of transformers' models of the same shape
@@ -57,6 +58,8 @@ where that is installed. Every backbone and its peer take turns; ratios are of m
   precision=32|bf16         of training; decoding is float32
   threads=0                 CPU threads (0: torch's choice)
   device=cpu|cuda
+  clock=wall|process        process is this program's own CPU time, for machines that are busy with
+                            other work; it needs threads=1
   peers=true                measure transformers' models too
   output=runs/speed/speed.json
 """
@@ -79,6 +82,7 @@ class SpeedConfig:
     precision: str = "32"
     threads: int = 0
     device: str = "cpu"
+    clock: str = "wall"
     peers: bool = True
     peer_chunk: int = 256
     output: str = "runs/speed/speed.json"
@@ -96,6 +100,10 @@ class SpeedConfig:
             raise ValueError(f"precision={self.precision} is not known: choose 32 or bf16")
         if self.device not in ("cpu", "cuda"):
             raise ValueError(f"device={self.device} is not known: choose cpu or cuda")
+        if self.clock not in CLOCKS:
+            raise ValueError(f"clock={self.clock} is not known: choose {' or '.join(CLOCKS)}")
+        if self.clock == "process" and (self.threads != 1 or self.device != "cpu"):
+            raise ValueError("clock=process adds up all threads: set threads=1 and device=cpu")
 
 
 def build_ours(name: str, config: SpeedConfig) -> Backbone:
@@ -181,18 +189,19 @@ def prefilling(model: Any, config: SpeedConfig) -> Callable[[], Any]:
 
 
 def take_turns(
-    calls: dict[str, Callable[[], Any]], rounds: int, device: str
+    calls: dict[str, Callable[[], Any]], rounds: int, device: str, clock: str = "wall"
 ) -> dict[str, list[float]]:
     """Time each call in turn, `rounds` times after one to warm up; return the seconds of all."""
+    now = CLOCKS[clock]
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(rounds + 1):
         for name, call in calls.items():
             synchronize(device)
-            began = time.perf_counter()
+            began = now()
             call()
             synchronize(device)
             if turn:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(now() - began)
     return seconds
 
 
@@ -217,7 +226,8 @@ def measure(name: str, config: SpeedConfig, peak: float) -> dict[str, Any]:
         "decoding_8": (8 * config.new_tokens, lambda m: decoding(m, config, 8)),
     }
     for kind, (tokens, make) in kinds.items():
-        seconds = take_turns({k: make(m) for k, m in models.items()}, config.rounds, config.device)
+        calls = {who: make(model) for who, model in models.items()}
+        seconds = take_turns(calls, config.rounds, config.device, config.clock)
         rates = {k: tokens / statistics.median(times) for k, times in seconds.items()}
         result[kind] = {"tokens_per_second": rates, "seconds": seconds}
         if "peer" in rates:

@@ -75,7 +75,7 @@ def pretrain(config: RunConfig, plain: dict[str, Any]) -> Path:
     if is_finished(folder, config.trainer.max_steps):
         return folder
     run = _prepare(config, folder)
-    if not is_first_process():
+    if config.parallel.devices > 1 and not is_first_process():
         _fit(run, latest_checkpoint(folder))
         return folder
     with locked(folder):

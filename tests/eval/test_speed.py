@@ -55,7 +55,9 @@ def test_the_matmul_rate_is_positive() -> None:
     assert matmul_rate(torch.float32, "cpu", sizes=(16,), repeats=1) > 0
 
 
-@pytest.mark.parametrize("wrong", ["dim=0", "precision=8", "backbones=[huge]", "wdith=3"])
+@pytest.mark.parametrize(
+    "wrong", ["dim=0", "precision=8", "backbones=[huge]", "wdith=3", "clock=process"]
+)
 def test_wrong_settings_are_refused(wrong: str) -> None:
     with pytest.raises(ValueError, match=wrong.split("=")[0]):
         parse([wrong])

@@ -1,17 +1,22 @@
 """Whole runs of every kind of backbone: they learn, and switches do what they say."""
 
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from rich.progress import Progress
 
 from models.config import BackboneConfig
 from models.mixers.attention import AttentionConfig
 from models.mixers.gated_delta import GatedDeltaNetConfig
 from models.mixers.mamba2 import Mamba2Config
 from tests.train.runs import LOOPED, losses, small_backbone, train, with_trainer
+from train.callbacks import NonFiniteLoss
 from train.config import RunConfig
+from train.optim import OptimConfig
 
 BACKBONES = {
     "attention": small_backbone(),
@@ -56,6 +61,33 @@ def test_what_random_numbers_were_drawn_before_changes_nothing(
     torch.manual_seed(99)
     second = losses(train(with_trainer(run_at(runs=str(tmp_path / "again")), max_steps=4)))
     assert first == second
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_progress_bar_comes_and_goes(
+    stopped: bool,
+    run_at: Callable[..., RunConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """On a terminal; nothing of it is left when an error ends the run."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    shown: list[Progress] = []
+    original = Progress.start
+    monkeypatch.setattr(Progress, "start", lambda self: (shown.append(self), original(self))[1])
+    config = with_trainer(run_at(), max_steps=3)
+    if stopped:
+        config = replace(config, optim=OptimConfig("adamw", lr=1e30))
+        with pytest.raises(NonFiniteLoss):
+            train(with_trainer(config, max_steps=12))
+    else:
+        train(config)
+    (bar,) = shown
+    assert not bar.live.is_started
+    err = capsys.readouterr().err
+    assert "transformer s0" in err and "loss" in err
+    assert stopped or "3/3" in err
 
 
 @pytest.mark.nightly

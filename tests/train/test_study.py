@@ -2,6 +2,7 @@
 
 import json
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,12 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(autouse=True)
-def schemas() -> None:
+def verb() -> Iterator[None]:
+    """What the verb sets up for its process, and what it leaves behind there."""
     register_schemas()
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 def trained(folder: Path) -> int:
