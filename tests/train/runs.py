@@ -133,7 +133,7 @@ def launch(verb: str, *arguments: str, cwd: Path, **variables: str) -> tuple[int
     """Run a verb to its end; return its status and what it wrote to stdout and stderr."""
     process = start(verb, *arguments, cwd=cwd, **variables)
     try:
-        out, err = process.communicate(timeout=110)
+        out, err = process.communicate(timeout=250)
     finally:
         process.kill()
     return process.returncode, out, err

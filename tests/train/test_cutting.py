@@ -149,6 +149,7 @@ DISTRIBUTED = (
 
 
 @pytest.mark.multiprocess
+@pytest.mark.timeout(300)
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     """Real ones over gloo; a loop of one leaves a norm without gradient, of which DDP must know."""
     status, out, err = launch("train", *DISTRIBUTED, "parallel.devices=2", cwd=tmp_path)
@@ -181,7 +182,7 @@ def test_two_processes_stop_together_and_go_on(tmp_path: Path) -> None:
     try:
         wait_for_rows(tmp_path / "runs" / "smoke", 20, process)
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
     finally:
         process.kill()
     (run,) = (tmp_path / "runs" / "smoke").iterdir()

@@ -27,7 +27,7 @@ def stop(
     try:
         wait_for_rows(runs, steps, process)
         process.send_signal(signum)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
     finally:
         process.kill()
     assert len(metrics(next(runs.iterdir()))) < STEPS, "it ended before it could be stopped"

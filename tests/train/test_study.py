@@ -52,7 +52,7 @@ def test_a_study_from_its_middle_to_its_report(
     try:
         wait_for_rows(experiment, 5, process, second.folder.name)
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
     finally:
         process.kill()
     assert (process.returncode, out) == (143, "")
