@@ -3,6 +3,8 @@
 from importlib.util import find_spec
 from typing import Any
 
+import torch
+
 PEERS = {
     "transformer": "transformers Llama",
     "gdn_hybrid": "transformers Qwen3-Next (3 GDN : 1 attention)",
@@ -73,3 +75,18 @@ def build_peer(
         chunk_size=chunk_size,
     )
     return transformers.Mamba2ForCausalLM(config)
+
+
+def matched_mlp(
+    name: str, shape: tuple[int, int, int, int], mlp: int, chunk_size: int, parameters: int
+) -> int:
+    """Return the hidden width that brings a peer nearest to a number of parameters.
+
+    Qwen3-Next gates its attention's output, which ours does not; a narrower feed-forward network
+    makes up for it. Nothing is allocated.
+    """
+    with torch.device("meta"):
+        peer = build_peer(name, *shape, mlp, chunk_size)
+    excess = sum(parameter.numel() for parameter in peer.parameters()) - parameters
+    dim, layers = shape[:2]
+    return max(1, mlp - round(excess / (3 * dim * layers)))

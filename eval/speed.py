@@ -20,7 +20,7 @@ from yaml import YAMLError
 
 from data.atomic import write_atomically
 from eval.machine import machine_facts, matmul_rate, synchronize
-from eval.peers import PEERS, build_peer, peers_installed
+from eval.peers import PEERS, build_peer, matched_mlp, peers_installed
 from eval.terminal import console
 from models.backbone import Backbone
 from models.config import BackboneConfig
@@ -212,8 +212,9 @@ def measure(name: str, config: SpeedConfig, peak: float) -> dict[str, Any]:
     if config.peers and name in PEERS and peers_installed():
         mlp = ours.config.mlp_hidden or 1
         layers = ours.config.num_layers
-        shape = (config.dim, layers, config.head_dim, config.vocab_size, mlp, config.peer_chunk)
-        peer = build_peer(name, *shape)
+        shape = (config.dim, layers, config.head_dim, config.vocab_size)
+        mlp = matched_mlp(name, shape, mlp, config.peer_chunk, ours.num_parameters)
+        peer = build_peer(name, *shape, mlp, config.peer_chunk)
         models["peer"] = peer.to(config.device)
     result: dict[str, Any] = {
         "parameters": {k: sum(p.numel() for p in m.parameters()) for k, m in models.items()},
@@ -241,8 +242,8 @@ def measure(name: str, config: SpeedConfig, peak: float) -> dict[str, Any]:
 
 def table_of(results: dict[str, Any], config: SpeedConfig) -> Table:
     """Lay the results out, a row each for ours and its peer."""
-    title = f"tokens per second, {config.precision} bit training, float32 decoding, {config.device}"
-    table = Table(title=title)
+    training = "bf16" if config.precision == "bf16" else "float32"
+    table = Table(title=f"tokens per second: {training} training, float32 prefill and decoding")
     columns = ("parameters", "training", "of peak", "prefill", "decode x1", "decode x8")
     table.add_column("backbone")
     for column in columns:
