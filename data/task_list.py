@@ -7,6 +7,7 @@ from .tasks.mqar import MultiQueryRecall
 from .tasks.parity import Parity
 from .tasks.phop import PHop
 from .tasks.prosqa import ProsQA
+from .tasks.selective_copy import SelectiveCopy
 from .tasks.task import Task
 
 TASKS: dict[str, Task] = {
@@ -19,6 +20,7 @@ TASKS: dict[str, Task] = {
         S5(),
         PHop(),
         MultiQueryRecall(),
+        SelectiveCopy(),
         Addition(),
         ProsQA(),
         IGSM(),

@@ -3,7 +3,7 @@
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from data.errors import plain_message
-from eval.checkpoint import load_trained
 from eval.config import EvalConfig
-from eval.evaluate import Row, Subject, evaluate
-from eval.ledger import LEDGER_FILE, Ledger, read_ledger
+from eval.evaluate_run import evaluate_run
 from eval.report import REPORT_FILE, print_findings, write_report
 
 HELP = """\
@@ -80,8 +78,6 @@ def parse(arguments: Sequence[str]) -> EvalVerb:
     assert isinstance(verb, EvalVerb)
     if verb.device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device={verb.device} is not known: choose auto, cpu or cuda")
-    if verb.device == "auto":
-        verb = replace(verb, device="cuda" if torch.cuda.is_available() else "cpu")
     verb.eval.validate()
     return verb
 
@@ -100,28 +96,9 @@ def _settings_of(run: str) -> Any:
 
 def run_evaluation(verb: EvalVerb) -> Path:
     """Evaluate a run and write its ledger after each cell; return the ledger's path."""
-    folder = Path(verb.run)
     if verb.threads:
         torch.set_num_threads(verb.threads)
-    trained = load_trained(folder)
-    path = folder / LEDGER_FILE
-    existing = [] if verb.force or not path.exists() else read_ledger(path).to_dicts()
-    subject = Subject(
-        trained.backbone.to(verb.device),
-        trained.tokenizer,
-        folder.name,
-        trained.backbone.config.name,
-        trained.identity,
-        trained.levels,
-    )
-
-    def save(rows: list[Row]) -> None:
-        ledger = Ledger()
-        ledger.extend(rows)
-        ledger.write(path)
-
-    save(evaluate(subject, verb.eval, existing, on_cell=save))
-    return path
+    return evaluate_run(Path(verb.run), verb.eval, verb.device, verb.force)
 
 
 def main(arguments: Sequence[str]) -> int:

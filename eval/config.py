@@ -33,6 +33,7 @@ class EvalConfig:
         batch_size: rows that are generated side by side.
         seed: picks the questions and drives the draws.
         latency_items: questions timed one by one for the latency of each cell; 0 leaves it out.
+        after_training: evaluate a run as soon as `python -m train` has trained it.
     """
 
     tasks: dict[str, TaskEval] = field(default_factory=dict)
@@ -42,6 +43,7 @@ class EvalConfig:
     batch_size: int = 256
     seed: int = 0
     latency_items: int = 5
+    after_training: bool = False
 
     def validate(self) -> None:
         """Raise ValueError, naming the key and what is allowed, on settings that can't be run."""

@@ -7,10 +7,15 @@ from pathlib import Path
 import polars as pl
 
 from eval.currencies import ETA_CURRENCIES, scaled
+from eval.mechanism_tables import mechanism_notes
+from eval.mechanisms import Mechanisms, mechanisms
 from eval.metrics import cells, points, pooled
 from eval.palette import Style, styles
 from eval.runs import Run, combined_ledger, find_runs, read_runs
 from eval.verdict import Verdict, verdicts
+
+MOST_SHOWN_ALONE = 12
+"""With more runs that form groups, only the groups are shown: no legend holds so many lines."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,8 @@ class Findings:
         verdicts: who reaches the threshold at least cost.
         threshold: the accuracy to reach, a share.
         styles: the look of each label.
+        mechanisms: runs that differ in seed and learning rate, taken together; None where there
+            are none.
     """
 
     runs: Sequence[Run]
@@ -36,6 +43,12 @@ class Findings:
     verdicts: Sequence[Verdict]
     threshold: float
     styles: Mapping[str, Style]
+    mechanisms: Mechanisms | None = None
+
+    @property
+    def shows_groups_only(self) -> bool:
+        """Whether the runs are too many to be shown one by one."""
+        return self.mechanisms is not None and len(self.runs) > MOST_SHOWN_ALONE
 
     @property
     def tasks(self) -> list[str]:
@@ -53,7 +66,9 @@ class Findings:
 
     def notes(self) -> list[str]:
         """Say, one sentence each, what a reader must know before comparing the runs."""
-        notes = [*_pools(self), *_unmeasured(self.points), *_unequal(self.runs)]
+        grouped = [] if self.mechanisms is None else mechanism_notes(self.mechanisms)
+        alone = [] if self.shows_groups_only else [*_pools(self), *_unmeasured(self.points)]
+        notes = [*grouped, *alone, *_unequal(self.runs)]
         if self.unevaluated:
             names = ", ".join(folder.name for folder in self.unevaluated)
             notes.append(f"Trained but not evaluated, so not shown: {names}.")
@@ -81,6 +96,7 @@ def gather(folders: Sequence[Path], threshold: float) -> Findings:
         verdicts=verdicts(by_budget, threshold),
         threshold=threshold,
         styles=styles([run.label for run in runs]),
+        mechanisms=mechanisms(runs, by_cell),
     )
 
 

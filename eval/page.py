@@ -1,7 +1,7 @@
 """The report as one HTML file that opens offline: markup, style, script, data and plotly inside."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +15,7 @@ from eval.figures import frontier_file, level_file
 from eval.findings import Findings
 from eval.glossary import GLOSSARY
 from eval.interactive import FRONTIER_GROUP, frontier_panel, levels_panel
+from eval.mechanism_tables import mechanism_level_tables, mechanism_table, rate_table
 from eval.metrics import spent_currencies
 from eval.run_tables import backbone_table, provenance_table, sample_table
 from eval.tables import (
@@ -34,7 +35,13 @@ _POLICY = (
 )
 
 
-def render_page(findings: Findings, made: Mapping[str, str], samples: int, picture: bytes) -> str:
+def render_page(
+    findings: Findings,
+    made: Mapping[str, str],
+    samples: int,
+    picture: bytes,
+    grouped: Sequence[Path] = (),
+) -> str:
     """Write the whole report.
 
     Args:
@@ -42,12 +49,16 @@ def render_page(findings: Findings, made: Mapping[str, str], samples: int, pictu
         made: how the report was made (command, date, versions), for the provenance.
         samples: right and wrong answers to show of each backbone.
         picture: a PNG for readers without JavaScript; empty for none.
+        grouped: PNGs of the runs that are taken together.
 
     Returns:
         A complete HTML document that needs no other file.
     """
+    if findings.shows_groups_only:
+        return _page_of_groups(findings, made, grouped)
     parts = [
         _opening(findings),
+        _groups(findings, grouped),
         _frontier(findings, picture) if not findings.points.is_empty() else "",
         _levels(findings),
         _section("The backbones", markup.table(backbone_table(findings), heading=False)),
@@ -64,8 +75,49 @@ def render_page(findings: Findings, made: Mapping[str, str], samples: int, pictu
     )
 
 
-def _head(findings: Findings) -> str:
-    title = f"What a correct answer costs: {', '.join(findings.tasks)}"
+def _page_of_groups(findings: Findings, made: Mapping[str, str], grouped: Sequence[Path]) -> str:
+    """The page of a sweep, whose runs are too many to be shown one by one."""
+    lead = f"{len(findings.runs)} runs, {findings.ledger.height:,} answers."
+    alone = "Frontiers, costs and samples of single runs: python -m eval.report runs=RUN[,RUN ...]"
+    parts = [
+        f'<h1>Which backbone can do what</h1><p class="lead">{markup.text(lead)}</p>',
+        _groups(findings, grouped),
+        markup.paragraphs([*findings.notes(), alone]),
+        _provenance(findings, made),
+    ]
+    head = _head(findings, "Which backbone can do what")
+    body = "".join(parts)
+    return f'<!DOCTYPE html><html lang="en"><head>{head}</head><body>{body}</body></html>\n'
+
+
+def _groups(findings: Findings, grouped: Sequence[Path]) -> str:
+    """Runs that differ in seed and learning rate, taken together; nothing where there are none."""
+    found = findings.mechanisms
+    if found is None:
+        return ""
+    pictures = "".join(_picture(path) for path in grouped if path.suffix == ".png")
+    levels = "".join(map(markup.table, mechanism_level_tables(found)))
+    rates = rate_table(found)
+    return _section(
+        "Seeds taken together",
+        markup.table(mechanism_table(found), css="verdict", heading=False)
+        + pictures
+        + markup.folded("Accuracy by level", levels)
+        + (markup.folded("Every learning rate", markup.table(rates)) if rates else ""),
+    )
+
+
+def _picture(path: Path) -> str:
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    name = markup.text(path.name)
+    return (
+        f'<figure><img src="data:image/png;base64,{data}" alt="{name}" style="max-width:100%">'
+        f'<figcaption>As a file: <a href="{quote(path.name)}">{name}</a>.</figcaption></figure>'
+    )
+
+
+def _head(findings: Findings, says: str = "What a correct answer costs") -> str:
+    title = f"{says}: {', '.join(findings.tasks)}"
     return (
         '<meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'

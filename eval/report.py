@@ -18,6 +18,8 @@ from data.atomic import write_atomically
 from eval.currencies import ETA_CURRENCIES
 from eval.figures import write_figures
 from eval.findings import Findings, gather
+from eval.mechanism_files import write_mechanisms
+from eval.mechanism_tables import mechanism_table
 from eval.metrics import spent_currencies
 from eval.page import render_page
 from eval.tables import point_tables, verdict_table
@@ -31,6 +33,8 @@ Draw what a correct answer costs: one HTML page that opens offline, and PNGs bes
   python -m eval.report runs=runs/first,runs/second/transformer-1a2b3c output=report.html
 
 Nothing is trained or evaluated: the ledgers that `python -m eval` left are read, no GPU is needed.
+Runs that differ only in seed and learning rate are taken together: which seeds solve which task is
+drawn as mechanisms.png and written as mechanisms.md.
 
   runs=FOLDER[,FOLDER ...]  run folders, or experiment folders with runs in them (required)
   output=FILE.html          where to write; default: report.html in the folder, or, for several
@@ -99,21 +103,27 @@ def write_report(
         data.atomic.WriteError: the disk is full or refuses.
     """
     findings = gather(folders, threshold)
-    pictures = write_figures(
-        findings.points, findings.cells, findings.styles, findings.sizes(), output.parent
-    )
+    pictures: list[Path] = []
+    if not findings.shows_groups_only:
+        pictures = write_figures(
+            findings.points, findings.cells, findings.styles, findings.sizes(), output.parent
+        )
+    grouped = write_mechanisms(findings, output.parent)
     headline = next((p.read_bytes() for p in pictures if p.name == "frontier.png"), b"")
-    page = render_page(findings, _made(command), samples, headline)
+    page = render_page(findings, _made(command), samples, headline, grouped)
     write_atomically(output, page.encode("utf-8"))
     return findings
 
 
 def print_findings(findings: Findings) -> None:
-    """Print the verdicts and, per task, every point of the frontier figure."""
+    """Print the groups of runs; or the verdicts and, per task, every point of the frontier."""
     to = console()
+    if findings.mechanisms is not None:
+        print_table(mechanism_table(findings.mechanisms), to)
     spent = [c for c in ETA_CURRENCIES if c in spent_currencies(findings.points)]
     shown = spent if to.width >= 120 else spent[:3]
-    for table in [*point_tables(findings, shown), verdict_table(findings)]:
+    alone = [*point_tables(findings, shown), verdict_table(findings)]
+    for table in [] if findings.shows_groups_only else alone:
         print_table(table, to)
     for note in findings.notes():
         to.print(note, markup=False, style="dim")

@@ -10,14 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .block import Block
 from .config import BackboneConfig
 from .cost import Cost, linear_flops
 from .depth.depth import Trajectory
 from .latent.latent import Thought
 from .layers import RMSNorm
-from .layout import parse_layout
-from .mixer import Mixer, Site
+from .stack import make_blocks
 
 
 @dataclass
@@ -89,7 +87,8 @@ class Backbone(nn.Module):
             )
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
-        self.depth = config.depth.build(make_blocks(config), config.dim)
+        blocks, order = make_blocks(config)
+        self.depth = config.depth.build(blocks, config.dim, order)
         self.latent = config.latent.build(config.dim)
         self.norm = RMSNorm(config.dim)
         self.head = nn.Linear(config.dim, config.vocab_size, bias=False)
@@ -194,22 +193,3 @@ class Backbone(nn.Module):
         """Compile each block in place: a varying loop count then never recompiles the model."""
         for block in self.depth.blocks:
             block.compile()
-
-
-def make_blocks(config: BackboneConfig) -> nn.ModuleList:
-    """Make the stored blocks that the layout spells out."""
-    assert config.mlp_hidden is not None
-    names = parse_layout(config.layout, config.num_layers, list(config.mixers))
-    return nn.ModuleList(
-        Block(_build_mixer(config, name, layer), config.dim, config.mlp_hidden)
-        for layer, name in enumerate(names)
-    )
-
-
-def _build_mixer(config: BackboneConfig, name: str, layer: int) -> Mixer:
-    try:
-        return config.mixers[name].build(
-            Site(config.dim, config.head_dim, layer, config.num_layers)
-        )
-    except ValueError as error:
-        raise ValueError(f"backbone.mixers.{name}: {error}") from None

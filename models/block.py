@@ -3,13 +3,20 @@
 Legend: B batch, T time, D width.
 """
 
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from .canon import Canon, CanonState
 from .cost import Cost
-from .layers import RMSNorm, SwiGLU
+from .layers import RMSNorm, parameter_bytes
 from .mixer import Mixer
+from .mlps.mlp import MLP
+
+Shared = dict[str, Tensor]
+"""What layers hand on to later layers of one forward pass (see `Mixer.shares`)."""
 
 
 class Block(nn.Module):
@@ -18,30 +25,59 @@ class Block(nn.Module):
     Args:
         mixer: moves information along time.
         dim: width D.
-        mlp_hidden: hidden width of the feed-forward network.
+        mlp: mixes channels; None is a block of the mixer alone.
+        canon: places of residual convolutions, some of "ACD" (see `models.canon`).
+        canon_width: tokens that their filters span.
     """
 
-    def __init__(self, mixer: Mixer, dim: int, mlp_hidden: int) -> None:
+    def __init__(
+        self, mixer: Mixer, dim: int, mlp: MLP | None, canon: str = "", canon_width: int = 4
+    ) -> None:
         super().__init__()
         self.mixer_norm = RMSNorm(dim)
         self.mixer = mixer
-        self.mlp_norm = RMSNorm(dim)
-        self.mlp = SwiGLU(dim, mlp_hidden)
+        self.mlp_norm = RMSNorm(dim) if mlp else None
+        self.mlp = mlp
+        places = canon if mlp else canon.replace("C", "").replace("D", "")
+        self.canon = Canon(places, canon_width, dim, mlp.inner_width if mlp else 0)
 
     def reset_parameters(self) -> None:
         """Draw all weights anew."""
-        self.mixer_norm.reset_parameters()
-        self.mixer.reset_parameters()
-        self.mlp_norm.reset_parameters()
-        self.mlp.reset_parameters()
+        for part in (self.mixer_norm, self.mixer, self.mlp_norm, self.mlp, self.canon):
+            if part is not None:
+                part.reset_parameters()
 
     def forward(
-        self, x_BTD: Tensor, segments_BT: Tensor | None = None, state: Any = None
+        self,
+        x_BTD: Tensor,
+        segments_BT: Tensor | None = None,
+        state: Any = None,
+        shared: Shared | None = None,
     ) -> tuple[Tensor, Any]:
-        """Return the block's output and the mixer's new state (None if none was given)."""
-        mixed_BTD, state = self.mixer(self.mixer_norm(x_BTD), segments_BT, state)
+        """Return the block's output and its new state (None if none was given).
+
+        `shared` is handed to a mixer that shares tensors between layers.
+        """
+        tails = self.canon.kept_tails(state, segments_BT) if state and self.canon else None
+        inner_state = state.mixer if tails is not None else state
+        at = partial(self.canon.apply_at, segments_BT=segments_BT, tails=tails)
+        given = (shared,) if self.mixer.shares else ()
+        normed_BTD = at("A", self.mixer_norm(x_BTD))
+        mixed_BTD, inner_state = self.mixer(normed_BTD, segments_BT, inner_state, *given)
         x_BTD = x_BTD + mixed_BTD
-        return x_BTD + self.mlp(self.mlp_norm(x_BTD)), state
+        if self.mlp is not None and self.mlp_norm is not None:
+            inner = partial(at, "D") if "D" in self.canon.convolutions else None
+            x_BTD = x_BTD + self.mlp(at("C", self.mlp_norm(x_BTD)), segments_BT, inner)
+        return x_BTD, inner_state if tails is None else CanonState(inner_state, tails)
+
+    def init_state(
+        self, batch: int, max_len: int, device: torch.device | str, dtype: torch.dtype
+    ) -> Any:
+        """Return empty memory for documents of up to `max_len` tokens."""
+        state = self.mixer.init_state(batch, max_len, device, dtype)
+        if not self.canon:
+            return state
+        return CanonState(state, self.canon.init_tails(batch, device, dtype))
 
     def cost(self, context: int) -> Cost:
         """Cost of one token that sees `context` tokens: one serial step."""
@@ -50,9 +86,12 @@ class Block(nn.Module):
     def prefill_cost(self, length: int) -> Cost:
         """Cost of reading `length` tokens at once."""
         rest = self._rest()
-        once = Cost(weight_bytes=rest.weight_bytes, serial_steps=rest.serial_steps)
+        once = Cost(0, rest.weight_bytes, rest.state_bytes, rest.serial_steps)
         return self.mixer.prefill_cost(length) + once + Cost(flops=length * rest.flops)
 
     def _rest(self) -> Cost:
-        norms = 4 * (self.mixer_norm.weight.numel() + self.mlp_norm.weight.numel())
-        return self.mlp.cost() + Cost(weight_bytes=norms, serial_steps=1)
+        """All but the mixer: norms, convolutions, the feed-forward network."""
+        norms = [norm for norm in (self.mixer_norm, self.mlp_norm) if norm is not None]
+        weights = sum(parameter_bytes(part) for part in (*norms, self.canon))
+        own = Cost(self.canon.flops, weights, 4 * self.canon.state_size, serial_steps=1)
+        return own if self.mlp is None else own + self.mlp.cost()

@@ -11,6 +11,9 @@ from .latent.listing import LATENTS
 from .latent.none import NoLatentConfig
 from .mixer import MixerConfig
 from .mixers.listing import MIXERS
+from .mlps.listing import MLPS
+from .mlps.mlp import MLPConfig
+from .mlps.swiglu import SwiGLUConfig
 
 
 @dataclass
@@ -20,10 +23,18 @@ class BackboneConfig:
     Attributes:
         name: what the backbone is called in runs and reports.
         dim: model width D.
-        num_layers: stored blocks.
+        num_layers: layers; those that share a tag of the layout are one stored block.
         head_dim: width of a head, for mixers that set none of their own.
-        layout: which mixer stands in which layer, such as "3*gdn attn"; repeated to fill.
+        layout: which mixer stands in which layer, such as "3*gdn attn"; repeated to fill. Also
+            "swa:256" (an argument), "attn+mamba2" (parallel heads), "attn@a" (a shared block) and
+            "attn!" (no feed-forward network); see `models.layout`.
         mixers: settings of each mixer that the layout names.
+        overrides: settings of single layers, such as {"3": {"window": 64}}; of a layer's mixer (of
+            each that has the setting), or `mlp`: the kind of its feed-forward network, or none.
+        mlp: the feed-forward network of every block.
+        canon: places of residual causal convolutions in every block, some of "ACD" (B is the
+            mixers' own conv_width): before the mixer, before and inside the feed-forward network.
+        canon_width: tokens that those convolutions span.
         depth: how often which blocks run.
         latent: how it thinks without words.
         mlp_hidden: hidden width of the feed-forward networks; null derives it: from
@@ -39,6 +50,10 @@ class BackboneConfig:
     head_dim: int = 32
     layout: str = "attn"
     mixers: dict[str, MixerConfig] = field(default_factory=dict)
+    overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
+    mlp: MLPConfig = field(default_factory=SwiGLUConfig)
+    canon: str = ""
+    canon_width: int = 4
     depth: DepthConfig = field(default_factory=FixedDepthConfig)
     latent: LatentConfig = field(default_factory=NoLatentConfig)
     mlp_hidden: int | None = None
@@ -53,7 +68,7 @@ def to_dict(config: BackboneConfig) -> dict[str, Any]:
 
 
 def backbone_from_dict(data: dict[str, Any]) -> BackboneConfig:
-    """Build a config from plain data; `kind` picks the class of each mixer, depth and latent.
+    """Build a config from plain data; `kind` picks the class of each mixer, MLP, depth and latent.
 
     Raises:
         ValueError: on an unknown key or kind, naming it and what is allowed.
@@ -65,6 +80,8 @@ def backbone_from_dict(data: dict[str, Any]) -> BackboneConfig:
     }
     if "depth" in plain:
         plain["depth"] = _tagged(plain["depth"], DEPTHS, "backbone.depth")
+    if "mlp" in plain:
+        plain["mlp"] = _tagged(plain["mlp"], MLPS, "backbone.mlp")
     if "latent" in plain:
         plain["latent"] = _tagged(plain["latent"], LATENTS, "backbone.latent")
     return _known(BackboneConfig, plain, "backbone")

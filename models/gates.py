@@ -1,6 +1,6 @@
-"""Data-dependent decay, shared by Mamba-2 and the gated delta family.
+"""Data-dependent decay: per head (Mamba-2, the gated delta family) or per key channel (GLA).
 
-Legend: B batch, T time, D width, H heads.
+Legend: B batch, T time, D width, H heads, X channels.
 """
 
 import math
@@ -9,15 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .cost import linear_flops
 from .layers import init_linear
+from .ops.chunks import working_dtype
 
 
 class DecayRate(nn.Module):
     """Per-head decay rate `A` and time-step bias of a discretised state space.
 
-    Initialised as Mamba-2 (arXiv 2405.21060): `A ~ U(decay_range)`, and a time step drawn
-    log-uniformly from [1e-3, 0.1], at least 1e-4, stored through the inverse of softplus. Stored as
-    logarithms in float32 and never below log 0.01, so that bfloat16 can't turn a rate into -inf.
+    Initialised as Mamba-2 (arXiv 2405.21060): `A ~ U(decay_range)`, time steps by `draw_time_bias`.
+    Rates are stored as logarithms in float32 and never below log 0.01, so that bfloat16 can't turn
+    one into -inf.
 
     Args:
         heads: number of heads.
@@ -35,15 +37,26 @@ class DecayRate(nn.Module):
     def reset_parameters(self) -> None:
         """Draw rates and time steps anew."""
         self.log_rate.uniform_(*self.decay_range).clamp_(min=0.01).log_()
-        low, high = math.log(1e-3), math.log(0.1)
-        time_step = self.time_bias.uniform_(low, high).exp().clamp(min=1e-4)
-        self.time_bias.copy_(time_step + torch.log(-torch.expm1(-time_step)))
+        draw_time_bias(self.time_bias)
 
     def forward(self, raw_BTH: Tensor) -> tuple[Tensor, Tensor]:
         """Return the time step `softplus(raw + bias)` and the log decay `-A * time step`."""
-        dtype = torch.float32 if raw_BTH.dtype != torch.float64 else torch.float64
-        time_step = F.softplus(raw_BTH.to(dtype) + self.time_bias.to(dtype))
-        return time_step, -self.log_rate.to(dtype).exp() * time_step
+        time_step = softplus_step(raw_BTH, self.time_bias)
+        return time_step, -self.log_rate.to(time_step.dtype).exp() * time_step
+
+
+@torch.no_grad()
+def draw_time_bias(bias: Tensor) -> None:
+    """Draw time steps log-uniformly from [1e-3, 0.1], at least 1e-4; store softplus' inverse."""
+    low, high = math.log(1e-3), math.log(0.1)
+    time_step = bias.uniform_(low, high).exp().clamp(min=1e-4)
+    bias.copy_(time_step + torch.log(-torch.expm1(-time_step)))
+
+
+def softplus_step(raw: Tensor, bias: Tensor) -> Tensor:
+    """Time step `softplus(raw + bias)`, in float32 or better."""
+    dtype = working_dtype(raw.dtype)
+    return F.softplus(raw.to(dtype) + bias.to(dtype))
 
 
 class DecayGate(nn.Module):
@@ -63,3 +76,38 @@ class DecayGate(nn.Module):
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Return `g_BTH <= 0`."""
         return self.rate(self.projection(x_BTD))[1]
+
+
+class LowRankDecay(nn.Module):
+    """Log decay of each channel: `g = logsigmoid(W2 W1 x + b) / temperature` (arXiv 2312.06635).
+
+    Args:
+        dim: width of the input.
+        rank: width between W1 and W2.
+        channels: width of the output.
+        temperature: the larger, the slower all channels forget.
+    """
+
+    def __init__(self, dim: int, rank: int, channels: int, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.down = nn.Linear(dim, rank, bias=False)
+        self.up = nn.Linear(rank, channels, bias=True)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the projections; the bias starts at zero."""
+        for linear in (self.down, self.up):
+            init_linear(linear)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Return `g_BTX <= 0`, in float32 or better."""
+        raw = self.up(self.down(x_BTD))
+        return F.logsigmoid(raw.to(working_dtype(raw.dtype))) / self.temperature
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of one token."""
+        rank = self.down.out_features
+        return linear_flops(self.down.in_features, rank) + linear_flops(rank, self.up.out_features)

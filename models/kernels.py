@@ -1,134 +1,276 @@
-"""Optional fused kernels: looked up once, checked against the torch path, explained.
+"""Optional fused kernels: looked up once, checked against plain torch, explained.
 
 Nothing here is needed to import, train or test. A kernel that is missing, or whose small forward
-and backward differ from the torch path, is left aside with a reason that `describe` tells.
+and backward differ from a plain recurrence, is left aside with a reason that `describe` tells, and
+with a warning where it is installed and wrong. The environment variable PAUCA_KERNELS=0, or
+`use_kernels(False)`, leaves all of them aside.
 
-Legend: B batch, T time, H heads, G key/value heads, K head dim, N documents.
+What the checks are for: Triton from 3.4 on Hopper gave wrong gradients of the delta rule with a
+right output (flash-linear-attention issues 640, 984), and Blackwell wrong outputs (mamba 997).
+
+Legend: B batch, T time, H heads, K key dim, V value dim, W filter width.
 """
 
+import os
 import warnings
 from collections.abc import Callable
-from functools import cache
+from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-TOLERANCE = 2e-2
-"""Largest relative error of a bf16 kernel against float32 torch, forward and backward."""
+from .kernel_adapters import (
+    decayed_attention,
+    delta_rule,
+    dplr,
+    erase_write,
+    named_alike,
+    scan,
+    short_convolution,
+)
+from .kernel_checks import (
+    Operation,
+    Trial,
+    convolution_trial,
+    largest_difference,
+    plain_convolution,
+    plain_decayed,
+    plain_delta,
+    plain_dplr,
+    plain_erase_write,
+    plain_scan,
+    recurrence_trial,
+    scan_trial,
+)
+from .kernel_documents import document_bounds
+from .kernel_flash import Attend, flash_documents, self_check
 
-Attend = Callable[..., Tensor]
+__all__ = [
+    "KERNELS",
+    "TOLERANCE",
+    "Kernel",
+    "describe",
+    "document_bounds",
+    "find",
+    "flash_documents",
+    "flash_varlen",
+    "self_check",
+    "use_kernels",
+]
+
+TOLERANCE = 2e-2
+"""Largest relative error of a half-precision kernel against float32 torch, forward and backward."""
+HALF = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One operator's fused kernel.
+
+    Attributes:
+        module: where the package keeps it.
+        name: the function there.
+        adapter: gives it the operator's signature.
+        plain: what it must equal.
+        trial: draws inputs for (keys, values, device), the sizes that the kernel will see.
+        fits: whether it takes such sizes at all.
+    """
+
+    module: str
+    name: str
+    adapter: Callable[..., tuple[Tensor, Tensor | None]]
+    plain: Operation
+    trial: Callable[[int, int, torch.device], Trial]
+    fits: Callable[[int, int], bool] = lambda keys, values: keys <= 256
+
+
+def _recurrence(decay: str, *names: str) -> Callable[[int, int, torch.device], Trial]:
+    return partial(recurrence_trial, decay=decay, extra=names)
+
+
+_GATED = ("v", "log_decay", "beta")
+_PLUS_LOW_RANK = ("v", "a", "b", "log_decay")
+_DPLR = ("fla.ops.generalized_delta_rule", "chunk_dplr_delta_rule")
+KERNELS: dict[str, Kernel] = {
+    "decayed_attention": Kernel(
+        "fla.ops.simple_gla",
+        "chunk_simple_gla",
+        decayed_attention,
+        plain_decayed,
+        _recurrence("head", "v", "log_decay"),
+    ),
+    "decayed_attention by channel": Kernel(
+        "fla.ops.gla",
+        "chunk_gla",
+        decayed_attention,
+        plain_decayed,
+        _recurrence("channel", "v", "log_decay"),
+    ),
+    "delta_rule": Kernel(
+        "fla.ops.gated_delta_rule",
+        "chunk_gated_delta_rule",
+        delta_rule,
+        plain_delta,
+        _recurrence("head", *_GATED),
+    ),
+    "delta_rule by channel": Kernel(
+        "fla.ops.kda", "chunk_kda", delta_rule, plain_delta, _recurrence("channel", *_GATED)
+    ),
+    "erase_write by channel": Kernel(
+        *_DPLR, erase_write, plain_erase_write, _recurrence("channel", "erase", "v", "log_decay")
+    ),
+    "dplr by channel": Kernel(*_DPLR, dplr, plain_dplr, _recurrence("mild", *_PLUS_LOW_RANK)),
+    "scan": Kernel(
+        "mamba_ssm.ops.triton.ssd_combined",
+        "mamba_chunk_scan_combined",
+        scan,
+        plain_scan,
+        scan_trial,
+    ),
+    "short_convolution": Kernel(
+        "causal_conv1d",
+        "causal_conv1d_fn",
+        short_convolution,
+        plain_convolution,
+        convolution_trial,
+        fits=lambda width, channels: 2 <= width <= 4 and channels % 8 == 0,
+    ),
+}
+"""Which kernel stands behind which operator; "by channel" has a decay for each key channel."""
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_Key = tuple[str, int, int, torch.dtype, torch.device]
+_running: dict[_Key, Callable[..., Any] | None] = {}
 _reasons: dict[str, str] = {}
+_switch = {"on": os.environ.get("PAUCA_KERNELS", "1") != "0"}
+
+
+def _outside_graphs(function: _Function) -> _Function:
+    """Let torch.compile step around a function: it can't look into kernels, nor should it try."""
+    return torch.compiler.disable(function)  # pyright: ignore[reportReturnType]
+
+
+def use_kernels(enabled: bool) -> None:
+    """Let fused kernels run where they are sound, or leave all of them aside."""
+    _switch["on"] = enabled
 
 
 def describe() -> dict[str, str]:
-    """Return, for each kernel that was asked for, that it runs or why it doesn't."""
-    return dict(_reasons)
+    """Return, for each kernel, that it runs or why it doesn't."""
+    if not _allowed():
+        why = "only deterministic kernels are allowed" if _switch["on"] else "turned off"
+        return {name: f"not used: {why}" for name in ("flash_attn", *KERNELS)}
+    idle = "not asked for" if torch.cuda.is_available() else _NEEDS
+    return {name: _reasons.get(name, idle) for name in ("flash_attn", *KERNELS)}
+
+
+_NEEDS = "not used: needs a GPU and half precision"
+
+
+def find(
+    operator: str, v: Tensor, q: Tensor, log_decay: Tensor | None = None
+) -> Callable[..., Any] | None:
+    """Return the kernel that may stand in for an operator on such tensors, or None.
+
+    Args:
+        operator: a name in `KERNELS`, without "by channel".
+        v: the values, whose device and dtype decide; a convolution's inputs.
+        q: the queries; a convolution's filters `[D, W]`.
+        log_decay: by head or by channel; None where the operator has none.
+
+    Returns:
+        A callable with the operator's arguments, but for `chunk_size`.
+    """
+    if v.device.type != "cuda" or v.dtype not in HALF or not _allowed():
+        return None
+    name = operator
+    if log_decay is not None and log_decay.dim() == v.dim():
+        name = f"{operator} by channel"
+    key = (name, q.shape[-1], v.shape[-1], v.dtype, v.device)
+    if key not in _running:  # a compiled caller is traced again once this is known
+        resolve(key)
+    return _running[key]
+
+
+def _allowed() -> bool:
+    return _switch["on"] and not torch.are_deterministic_algorithms_enabled()
+
+
+@_outside_graphs
+def resolve(key: _Key) -> None:
+    """Look a kernel up and check it; once per process, device, precision and sizes."""
+    name, keys, values, dtype, device = key
+    _running[key] = None
+    kernel = KERNELS.get(name)
+    if kernel is None:
+        return
+    if not kernel.fits(keys, values):
+        _reasons[name] = f"not used: does not take sizes {keys} and {values}"
+        return
+    function = _imported(name, kernel.module, kernel.name)
+    if function is None:
+        return
+    ready = named_alike(function) if kernel.module.startswith("fla.") else function
+    run = partial(kernel.adapter, ready)
+
+    def check() -> tuple[float, str]:
+        trial = kernel.trial(keys, values, device)
+        return largest_difference(run, kernel.plain, trial, dtype)
+
+    if _sound(name, check, f"{device}, sizes {keys} and {values}"):
+        _running[key] = _outside_graphs(run)
+
+
+def _imported(name: str, module: str, function: str) -> Callable[..., Any] | None:
+    try:  # packages whose binaries fit another torch raise anything
+        return getattr(import_module(module), function)
+    except Exception as error:
+        _reasons[name] = f"not used: {type(error).__name__}: {error}"
+        if not isinstance(error, ModuleNotFoundError):
+            warnings.warn(f"{name} {_reasons[name]}; torch runs instead", stacklevel=2)
+        return None
+
+
+def _sound(name: str, check: Callable[[], tuple[float, str]], where: str) -> bool:
+    """Whether a kernel passes its check; loud where it doesn't."""
+    try:
+        error, what = check()
+    except Exception as failure:
+        _reasons[name] = f"not used: its check failed with {type(failure).__name__}: {failure}"
+    else:
+        if error <= TOLERANCE:
+            _reasons[name] = f"runs on {where}: within {error:.1e} of torch"
+            return True
+        _reasons[name] = f"not used: {what} differs from torch by {error:.1e} on {where}"
+    warnings.warn(f"{name} {_reasons[name]}; torch runs instead", stacklevel=2)
+    return False
+
+
+_flash: dict[torch.device, Attend | None] = {}
 
 
 def flash_varlen(x: Tensor) -> Attend | None:
     """Return flash-attn's variable-length attention if it can run on tensors like `x`."""
-    if x.device.type != "cuda" or x.dtype not in (torch.float16, torch.bfloat16):
-        _reasons.setdefault("flash_attn", "not used: needs a GPU and half precision")
+    if x.device.type != "cuda" or x.dtype not in HALF or not _allowed():
         return None
-    return _checked_flash(x.device)
+    if x.device not in _flash:
+        resolve_flash(x.device)
+    return _flash[x.device]
 
 
-@cache
-def _checked_flash(device: torch.device) -> Attend | None:
-    try:
-        function = import_module("flash_attn").flash_attn_varlen_func
-    except (ImportError, AttributeError) as error:
-        _reasons["flash_attn"] = f"not used: {type(error).__name__}: {error}"
-        return None
-    error = self_check(flash_documents, function, device)
-    if error > TOLERANCE:
-        _reasons["flash_attn"] = f"not used: differs from torch by {error:.1e} on {device}"
-        warnings.warn(f"flash_attn {_reasons['flash_attn']}; torch runs instead", stacklevel=2)
-        return None
-    _reasons["flash_attn"] = f"runs on {device}: within {error:.1e} of torch"
-    return function
+@_outside_graphs
+def resolve_flash(device: torch.device) -> None:
+    """Look flash-attn up and check it; once per process and device."""
+    _flash[device] = None
+    function = _imported("flash_attn", "flash_attn", "flash_attn_varlen_func")
+    if function is None:
+        return
 
+    def check() -> tuple[float, str]:
+        return self_check(flash_documents, function, device), "output or a gradient"
 
-def document_bounds(segments_BT: Tensor | None, shape: tuple[int, int]) -> tuple[Tensor, int]:
-    """Return where documents start in the flattened batch, and the length of the longest.
-
-    Args:
-        segments_BT: document ids, each document contiguous; None is one document a row.
-        shape: B and T.
-
-    Returns:
-        `[N + 1]` int32, from 0 to B * T, and the length.
-    """
-    batch, length = shape
-    if segments_BT is None:
-        return torch.arange(0, batch * length + 1, length, dtype=torch.int32), length
-    starts_BT = torch.ones_like(segments_BT, dtype=torch.bool)
-    starts_BT[:, 1:] = segments_BT[:, 1:] != segments_BT[:, :-1]
-    starts_N = starts_BT.flatten().nonzero()[:, 0].to(torch.int32)
-    bounds = torch.cat([starts_N, starts_N.new_tensor([batch * length])])
-    return bounds, int(bounds.diff().max())
-
-
-def flash_documents(
-    function: Attend,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    segments_BT: Tensor | None,
-    window: int | None,
-) -> Tensor:
-    """Run flash-attn over packed documents: `q [B, T, H, K]`, `k` and `v [B, T, G, K]`."""
-    bounds, longest = document_bounds(segments_BT, (q.shape[0], q.shape[1]))
-    bounds = bounds.to(q.device)
-    out = function(
-        q.flatten(0, 1),
-        k.flatten(0, 1),
-        v.flatten(0, 1),
-        bounds,
-        bounds,
-        longest,
-        longest,
-        causal=True,
-        window_size=(-1, -1) if window is None else (window - 1, 0),
-    )
-    return out.unflatten(0, q.shape[:2])
-
-
-def self_check(run: Callable[..., Tensor], function: Attend, device: torch.device) -> float:
-    """Return the largest relative error of output and gradients against float32 torch.
-
-    Three documents over two rows, grouped heads, no window.
-    """
-    generator = torch.Generator(device).manual_seed(0)
-
-    def draw(heads: int) -> Tensor:
-        return torch.randn(2, 64, heads, 32, device=device, generator=generator)
-
-    q, k, v = draw(4), draw(2), draw(2)
-    segments = torch.zeros(2, 64, dtype=torch.long, device=device)
-    segments[1, 20:] = 1
-    half = _with_gradients(
-        lambda *x: run(function, *[y.bfloat16() for y in x], segments, None), q, k, v
-    )
-    full = _with_gradients(lambda *x: _torch_documents(x[0], x[1], x[2], segments), q, k, v)
-    pairs = zip(half, full, strict=True)
-    return max(float((a.float() - b).norm() / b.norm()) for a, b in pairs)
-
-
-def _torch_documents(q: Tensor, k: Tensor, v: Tensor, segments_BT: Tensor) -> Tensor:
-    repeats = q.shape[2] // k.shape[2]
-    k, v = (x.repeat_interleave(repeats, dim=2) for x in (k, v))
-    same = (segments_BT[:, :, None] == segments_BT[:, None, :]).tril()
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=same[:, None])
-    return out.transpose(1, 2)
-
-
-def _with_gradients(attend: Callable[..., Tensor], *inputs: Tensor) -> list[Any]:
-    leaves = [x.detach().clone().requires_grad_() for x in inputs]
-    with torch.enable_grad():
-        out = attend(*leaves)
-        out.float().square().sum().backward()
-    return [out.detach(), *(leaf.grad for leaf in leaves)]
+    if _sound("flash_attn", check, str(device)):
+        _flash[device] = _outside_graphs(function)

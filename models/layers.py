@@ -1,15 +1,10 @@
-"""Layers that all blocks share: normalisation and the feed-forward network.
-
-Legend: B batch, T time, D width, F hidden width.
-"""
+"""What all blocks share: normalisation, and how weights begin."""
 
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cost import Cost, linear_flops
 from .ops.normalization import rms_norm
 
 
@@ -29,36 +24,6 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis, of size `dim`."""
         return rms_norm(x, self.weight, self.epsilon)
-
-
-class SwiGLU(nn.Module):
-    """Gated feed-forward network: `W_down (silu(W_gate x) * W_up x)` (arXiv 2002.05202)."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.dim, self.hidden = dim, hidden
-        self.gate_up = nn.Linear(dim, 2 * hidden, bias=False)
-        self.output = nn.Linear(hidden, dim, bias=False)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw the inner weights; the output starts at zero, so a new block is the identity."""
-        init_linear(self.gate_up)
-        init_output(self.output)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """Apply to each position alone."""
-        if torch.is_grad_enabled():  # gradients of two products need not be copied into one
-            gate, up = (F.linear(x_BTD, weight) for weight in self.gate_up.weight.chunk(2))
-        else:
-            gate, up = self.gate_up(x_BTD).chunk(2, dim=-1)
-        return self.output(F.silu(gate) * up)
-
-    def cost(self) -> Cost:
-        """Cost of one token."""
-        weights = self.gate_up.weight.numel() + self.output.weight.numel()
-        flops = linear_flops(self.dim, 2 * self.hidden) + linear_flops(self.hidden, self.dim)
-        return Cost(flops=flops, weight_bytes=4 * weights)
 
 
 @torch.no_grad()

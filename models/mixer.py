@@ -5,7 +5,7 @@ Legend: B batch, T time, D width.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +23,16 @@ class Site:
         head_dim: the backbone's usual head width, for mixers that set none of their own.
         layer: index of the layer.
         num_layers: layers of the backbone.
+        name: what the layout calls the mixer.
+        first: whether no earlier layer has a mixer of that name.
     """
 
     dim: int
     head_dim: int
     layer: int = 0
     num_layers: int = 1
+    name: str = ""
+    first: bool = True
 
     def heads(self, num_heads: int | None, head_dim: int | None) -> tuple[int, int]:
         """Return heads and head dim; what is null follows from the other and the width.
@@ -60,8 +64,11 @@ class MixerConfig(ABC):
 
     Attributes:
         kind: the mixer's name in the list of mixers; it tags the config in YAML and checkpoints.
+        argument: the setting that a layout's `name:value` sets, such as the window of `swa:256`;
+            None where there is none.
     """
 
+    argument: ClassVar[str | None] = None
     kind: str = ""
 
     @abstractmethod
@@ -70,7 +77,15 @@ class MixerConfig(ABC):
 
 
 class Mixer(nn.Module, ABC):
-    """A module that moves information along time, and nothing else."""
+    """A module that moves information along time, and nothing else.
+
+    Attributes:
+        shares: whether layers of this mixer hand tensors on to later layers of the same pass; then
+            `forward` takes one more argument, the dictionary that they are handed on in (keyed by
+            `Site.name`; None where the mixer stands alone).
+    """
+
+    shares: bool = False
 
     @abstractmethod
     def forward(

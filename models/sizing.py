@@ -43,6 +43,11 @@ def matched_mlp_hidden(config: BackboneConfig, target: int) -> int:
     The count is affine in the width, so two sizes determine it.
     """
     one, two = (count_parameters(replace(config, mlp_hidden=width)) for width in (1, 2))
+    if two == one:
+        raise ValueError(
+            f"backbone.target_parameters={target} can't be met: no feed-forward network of the "
+            f"{config.name} backbone takes its width from mlp_hidden; leave the target out"
+        )
     width = round((target - one) / (two - one)) + 1
     if width < 1 or abs(one + (width - 1) * (two - one) - target) > TOLERANCE * target:
         raise ValueError(

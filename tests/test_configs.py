@@ -26,6 +26,7 @@ from models.config import backbone_from_dict, to_dict
 from models.depth.listing import DEPTHS
 from models.latent.listing import LATENTS
 from models.mixers.listing import MIXERS
+from models.mlps.listing import MLPS
 from models.sizing import resolve
 from train.config import RunConfig
 from train.schema import register_schemas, to_config
@@ -35,11 +36,12 @@ CONFIGS = ROOT / "configs"
 SNAPSHOT = Path(__file__).parent / "public_keys.txt"
 LISTINGS: dict[str, dict[str, type[Any]]] = {
     "mixer": dict(MIXERS),
+    "mlp": dict(MLPS),
     "depth": dict(DEPTHS),
     "latent": dict(LATENTS),
 }
 GROUPS = {
-    *("backbone", "mixer", "depth", "latent", "size", "data", "optim", "trainer", "parallel"),
+    *("backbone", "mixer", "mlp", "depth", "latent", "size", "data", "optim", "trainer", "parallel"),
     *("logger", "experiment", "sweep", "debug"),
 }
 
@@ -114,10 +116,11 @@ def test_every_experiment_fits_together(name: str) -> None:
 @pytest.mark.parametrize("backbone", options("backbone"))
 def test_every_backbone_has_every_size(backbone: str, size: str) -> None:
     config, plain = composed(f"backbone={backbone}", f"size={size}")
-    assert config.backbone.name == backbone
+    # Where one file serves every mixer, the backbone bears the mixer's name.
+    assert config.backbone.name == backbone.replace("mixer", "gdn")
     with torch.device("meta"):
         built = Backbone(resolve(config.backbone, vocab_size=512))
-    assert len(built.depth.blocks) == config.backbone.num_layers
+    assert len(built.depth.order) == config.backbone.num_layers
     assert backbone_from_dict(plain["backbone"]) == config.backbone
     assert backbone_from_dict(to_dict(config.backbone)) == config.backbone
 
@@ -126,7 +129,7 @@ def test_every_backbone_has_every_size(backbone: str, size: str) -> None:
     "override",
     [
         f"{group}={name}"
-        for group in ("data", "optim", "trainer", "parallel", "logger", "debug", "depth", "latent")
+        for group in ("data", "optim", "trainer", "parallel", "logger", "debug", "mlp", "depth", "latent")
         for name in options(group)
     ],
 )

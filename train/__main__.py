@@ -9,11 +9,13 @@ from omegaconf import DictConfig
 
 from data.errors import one_line_errors
 from data.groups import describe_groups
+from train.conductor import Job
 from train.config import RunConfig
 from train.interrupts import Interrupted
 from train.lock import is_first_process
 from train.pretrain import pretrain
 from train.schema import check_command_line, register_schemas, to_config
+from train.sweep import conduct, planned_job
 
 HELP = """\
 Pretrain one backbone on a reasoning corpus; the last line printed is `run: FOLDER`.
@@ -22,6 +24,7 @@ Pretrain one backbone on a reasoning corpus; the last line printed is `run: FOLD
   python -m train backbone=gdn_hybrid data=s3_swaps trainer.max_steps=500 optim.lr=0.01
   python -m train experiment=smoke depth=looped backbone.layout="attn" seed=1
   python -m train -m experiment=smoke seed=0,1,2      sweep: a run for each value, one by one
+  python -m train -m experiment=mechanisms            a sweep with runs side by side: a study
   python -m train experiment=smoke --cfg job          print every setting, train nothing
 
 The corpus is made if it isn't there yet. The same command again goes on where an interrupted run
@@ -38,6 +41,8 @@ Any setting can be given as key=value. Those that are changed most:
   data.num_documents=N          also data.context, data.sources.NAME.levels=[2,4,8]
   logger.mode=online            send to W&B; offline (the default) writes into the run's folder
   parallel.devices=N            processes, one device each; parallel.threads=N CPU threads each
+  parallel.runs=N               runs of a sweep (-m) that train side by side
+  eval.after_training=true      write the run's ledger too, for python -m eval.report
   deterministic=true            deterministic kernels only
 
 Groups are the files of configs/. A mixer goes where the layout names it, as in
@@ -46,13 +51,19 @@ mixer@backbone.mixers.attn=gdn; an experiment changes any of the others.
 """
 
 
+_planned: list[Job] = []
+
+
 @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="train")
 def main(composed: DictConfig) -> None:
-    """Train one run; prints `run: <folder>` last."""
+    """Train one run and print `run: <folder>` last, or plan it, where runs train side by side."""
     with one_line_errors("train"):
         try:
             config, plain = to_config(composed)
             _refuse_sweep_over_processes(config)
+            if (job := planned_job(config)) is not None:
+                _planned.append(job)
+                return
             folder = pretrain(config, plain)
         except Interrupted as stop:
             raise SystemExit(_stopped(str(stop), 128 + stop.signum)) from None
@@ -87,3 +98,5 @@ if __name__ == "__main__":
     with one_line_errors("train"):
         check_command_line(sys.argv[1:])
         main()
+        if _planned:
+            sys.exit(conduct(_planned))

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -13,6 +14,7 @@ from models.config import BackboneConfig
 from models.depth.listing import DEPTHS
 from models.latent.listing import LATENTS
 from models.mixers.listing import MIXERS
+from models.mlps.listing import MLPS
 from models.sizing import resolve
 
 from .logging import LoggerConfig
@@ -75,12 +77,15 @@ class ParallelConfig:
         devices: processes on this machine, one device each.
         accumulate: micro-batches that make up a step.
         threads: CPU threads of each process; 0 leaves torch's choice.
+        runs: runs of a sweep (-m) that train side by side, each in a process of its own; 1 trains
+            them one by one.
     """
 
     accelerator: str = "auto"
     devices: int = 1
     accumulate: int = 1
     threads: int = 0
+    runs: int = 1
 
     def validate(self) -> None:
         """Raise ValueError, naming the key, where a value can't be."""
@@ -88,7 +93,7 @@ class ParallelConfig:
             raise ValueError(
                 f"parallel.accelerator={self.accelerator} is not known: choose auto, cpu or cuda"
             )
-        for name, least in (("devices", 1), ("accumulate", 1), ("threads", 0)):
+        for name, least in (("devices", 1), ("accumulate", 1), ("threads", 0), ("runs", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"parallel.{name}={getattr(self, name)} must be at least {least}")
 
@@ -182,9 +187,12 @@ class RunConfig:
     def _validate_kinds(self) -> None:
         """A part's settings belong to its kind: the two are chosen together, by the group."""
         group = "mixer@backbone.mixers"
-        parts = [(f"{group}.{n}", part, MIXERS) for n, part in self.backbone.mixers.items()]
-        depth, latent = self.backbone.depth, self.backbone.latent
-        for name, part, listing in (*parts, ("depth", depth, DEPTHS), ("latent", latent, LATENTS)):
+        parts: list[tuple[str, Any, Any]] = [
+            (f"{group}.{n}", part, MIXERS) for n, part in self.backbone.mixers.items()
+        ]
+        backbone = self.backbone
+        parts += [("mlp", backbone.mlp, MLPS), ("depth", backbone.depth, DEPTHS)]
+        for name, part, listing in (*parts, ("latent", backbone.latent, LATENTS)):
             if listing.get(part.kind) is not type(part):
                 key = f"backbone.{name}".replace("backbone.mixer@", "")
                 raise ValueError(

@@ -9,6 +9,7 @@ from torch import Tensor
 from data.batch import Batch
 from models.backbone import Backbone
 from models.config import backbone_from_dict
+from models.routing import routers
 
 from .objective import Objective
 from .optim import OptimConfig, RoleOptimizer
@@ -98,6 +99,13 @@ class PretrainModule(L.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then even out the load of experts and memories over all processes."""
+        super().optimizer_step(*args, **kwargs)
+        for router in routers(self.net):
+            router.load_E.copy_(self.trainer.strategy.reduce(router.load_E, reduce_op="sum"))
+            router.balance()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to rebuild the backbone and to refuse another corpus."""

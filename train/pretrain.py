@@ -19,6 +19,7 @@ from data.corpus import Corpus
 from data.make import make_corpus
 from data.module import CorpusModule
 from eval.checkpoint import CORPUS_FILE, checkpoint_step
+from eval.evaluate_run import evaluate_run, is_evaluated
 from models.backbone import Backbone
 from models.config import to_dict
 from models.sizing import resolve
@@ -60,7 +61,9 @@ class Run:
 
 
 def pretrain(config: RunConfig, plain: dict[str, Any]) -> Path:
-    """Train a run to its end and return its folder; a finished one is returned at once.
+    """Train a run to its end, evaluate it where asked to, and return its folder.
+
+    What is finished is not done again.
 
     Args:
         config: checked settings.
@@ -72,12 +75,18 @@ def pretrain(config: RunConfig, plain: dict[str, Any]) -> Path:
     """
     config = _derived(config)
     folder = run_folder(config)
-    if is_finished(folder, config.trainer.max_steps):
-        return folder
+    if not is_finished(folder, config.trainer.max_steps):
+        _train(config, plain, folder)
+    if config.eval.after_training and is_first_process():
+        _evaluate(config, folder)
+    return folder
+
+
+def _train(config: RunConfig, plain: dict[str, Any], folder: Path) -> None:
     run = _prepare(config, folder)
     if config.parallel.devices > 1 and not is_first_process():
         _fit(run, latest_checkpoint(folder))
-        return folder
+        return
     with locked(folder):
         remove_temporaries(folder)
         latest = latest_checkpoint(folder)
@@ -85,7 +94,14 @@ def pretrain(config: RunConfig, plain: dict[str, Any]) -> Path:
             refuse_other_corpus(latest, run.corpus.hash)
         _describe(run, plain)
         _fit(run, latest)
-    return folder
+
+
+def _evaluate(config: RunConfig, folder: Path) -> None:
+    if is_evaluated(folder, config.eval):
+        return
+    if config.parallel.threads:
+        torch.set_num_threads(config.parallel.threads)
+    evaluate_run(folder, config.eval, config.parallel.accelerator)
 
 
 def _derived(config: RunConfig) -> RunConfig:

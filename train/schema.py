@@ -11,18 +11,20 @@ from models.config import BackboneConfig
 from models.depth.listing import DEPTHS
 from models.latent.listing import LATENTS
 from models.mixers.listing import MIXERS
+from models.mlps.listing import MLPS
 
 from .config import RunConfig
 
 
 def register_schemas() -> None:
-    """Register the root, and one schema for each mixer, depth and latent in its list."""
+    """Register the root, and one schema for each mixer, MLP, depth and latent in its list."""
     store = ConfigStore.instance()
     # Polymorphic parts have no default here: their YAML brings the schema of their own kind.
     missing = cast(Any, MISSING)
-    backbone = replace(BackboneConfig(), depth=missing, latent=missing)
+    backbone = replace(BackboneConfig(), depth=missing, latent=missing, mlp=missing)
     store.store(name="schema", node=replace(RunConfig(), backbone=backbone))
-    for group, listing in (("mixer", MIXERS), ("depth", DEPTHS), ("latent", LATENTS)):
+    listings = {"mixer": MIXERS, "mlp": MLPS, "depth": DEPTHS, "latent": LATENTS}
+    for group, listing in listings.items():
         for name, config in listing.items():
             store.store(group=f"schema/{group}", name=name, node=config)
 

@@ -4,13 +4,14 @@ Legend: B batch, T time, D width, R recurrence.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..block import Block
+from ..block import Block, Shared
 from ..cost import Cost, total
 
 
@@ -25,8 +26,11 @@ class DepthConfig(ABC):
     kind: str = ""
 
     @abstractmethod
-    def build(self, blocks: nn.ModuleList, dim: int) -> "Depth":
-        """Make the module over these blocks; raises ValueError on impossible settings."""
+    def build(self, blocks: nn.ModuleList, dim: int, order: Sequence[int] | None = None) -> "Depth":
+        """Make the module over these blocks; raises ValueError on impossible settings.
+
+        `order` names the stored block of each layer; None is each block once.
+        """
 
 
 @dataclass
@@ -49,6 +53,7 @@ class Depth(nn.Module, ABC):
 
     Attributes:
         blocks: the blocks, each stored once.
+        order: the block that stands in each layer; layers may share one.
         default_loops: loops at evaluation when none are asked for.
         adjustable: whether a caller may ask for another count.
     """
@@ -56,18 +61,20 @@ class Depth(nn.Module, ABC):
     default_loops: int = 1
     adjustable: bool = False
 
-    def __init__(self, blocks: nn.ModuleList) -> None:
+    def __init__(self, blocks: nn.ModuleList, order: Sequence[int] | None = None) -> None:
         super().__init__()
         self.blocks = blocks
+        self.order = list(range(len(blocks)) if order is None else order)
 
     def reset_parameters(self) -> None:
         """Draw all weights anew; a depth with weights of its own adds them."""
-        for block in self._blocks():
+        for block in self.blocks:
+            assert isinstance(block, Block)
             block.reset_parameters()
 
     @abstractmethod
     def calls(self, loops: int) -> list[int]:
-        """Return the index of each block that runs, in order; each call keeps its own state."""
+        """Return the layer of each call, in order; each call keeps its own state."""
 
     @abstractmethod
     def forward(
@@ -101,37 +108,39 @@ class Depth(nn.Module, ABC):
         self, batch: int, max_len: int, device: torch.device | str, dtype: torch.dtype, loops: int
     ) -> list[Any]:
         """Return empty memory, one entry per call."""
-        blocks = self._blocks()
-        return [
-            blocks[index].mixer.init_state(batch, max_len, device, dtype)
-            for index in self.calls(loops)
-        ]
+        called = [self.block(layer) for layer in self.calls(loops)]
+        return [block.init_state(batch, max_len, device, dtype) for block in called]
 
     def cost(self, context: int, loops: int) -> Cost:
         """Cost of one token that sees `context` tokens; weights are read at every call."""
-        blocks = self._blocks()
-        return total([blocks[index].cost(context) for index in self.calls(loops)])
+        return total([self.block(layer).cost(context) for layer in self.calls(loops)])
 
     def prefill_cost(self, length: int, loops: int) -> Cost:
         """Cost of reading `length` tokens at once."""
-        blocks = self._blocks()
-        return total([blocks[index].prefill_cost(length) for index in self.calls(loops)])
+        return total([self.block(layer).prefill_cost(length) for layer in self.calls(loops)])
 
     def _run(
         self,
-        indices: range,
+        layers: range,
         x_BTD: Tensor,
         segments_BT: Tensor | None,
         state: list[Any] | None,
         first_call: int,
+        shared: Shared,
     ) -> Tensor:
-        """Run blocks in a row; their states stand in `state` from `first_call` on."""
-        for call, index in enumerate(indices, start=first_call):
+        """Run layers in a row; their states stand in `state` from `first_call` on.
+
+        `shared` is what layers hand on to later ones, one dictionary a forward pass.
+        """
+        for call, layer in enumerate(layers, start=first_call):
             given = None if state is None else state[call]
-            x_BTD, new = self.blocks[index](x_BTD, segments_BT, given)
+            x_BTD, new = self.blocks[self.order[layer]](x_BTD, segments_BT, given, shared)
             if state is not None:
                 state[call] = new
         return x_BTD
 
-    def _blocks(self) -> list[Block]:
-        return [block for block in self.blocks if isinstance(block, Block)]
+    def block(self, layer: int) -> Block:
+        """Return the block that stands in a layer."""
+        block = self.blocks[self.order[layer]]
+        assert isinstance(block, Block)
+        return block

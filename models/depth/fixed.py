@@ -3,6 +3,7 @@
 Legend: B batch, T time, D width.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,21 +14,23 @@ from .depth import Depth, DepthConfig, Trajectory
 
 @dataclass
 class FixedDepthConfig(DepthConfig):
-    """Every block runs once; there is nothing to set."""
+    """Every layer runs once; there is nothing to set."""
 
     kind: str = "fixed"
 
-    def build(self, blocks: nn.ModuleList, dim: int) -> "FixedDepth":
+    def build(
+        self, blocks: nn.ModuleList, dim: int, order: Sequence[int] | None = None
+    ) -> "FixedDepth":
         """Make the module."""
-        return FixedDepth(blocks)
+        return FixedDepth(blocks, order)
 
 
 class FixedDepth(Depth):
-    """Runs every block once, in order."""
+    """Runs every layer once, in order."""
 
     def calls(self, loops: int) -> list[int]:
-        """Return all blocks in order."""
-        return list(range(len(self.blocks)))
+        """Return all layers in order."""
+        return list(range(len(self.order)))
 
     def forward(
         self,
@@ -38,6 +41,6 @@ class FixedDepth(Depth):
         record: bool = False,
     ) -> tuple[Tensor, list[Any] | None, Trajectory]:
         """Run the stack once."""
-        x_BTD = self._run(range(len(self.blocks)), x_BTD, segments_BT, state, 0)
-        trajectory = Trajectory(1, len(self.blocks), [x_BTD] if record else [])
+        x_BTD = self._run(range(len(self.order)), x_BTD, segments_BT, state, 0, {})
+        trajectory = Trajectory(1, len(self.order), [x_BTD] if record else [])
         return x_BTD, state, trajectory

@@ -14,6 +14,7 @@ Legend: B batch, T time, D width, R recurrence.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,10 +49,12 @@ class LoopedDepthConfig(DepthConfig):
     injection: str = "add"
     norm: bool = True
 
-    def build(self, blocks: nn.ModuleList, dim: int) -> "LoopedDepth":
+    def build(
+        self, blocks: nn.ModuleList, dim: int, order: Sequence[int] | None = None
+    ) -> "LoopedDepth":
         """Make the module; raises ValueError on impossible settings."""
-        self._check(len(blocks))
-        return LoopedDepth(self, blocks, dim)
+        self._check(len(blocks if order is None else order))
+        return LoopedDepth(self, blocks, dim, order)
 
     def _check(self, num_blocks: int) -> None:
         if self.prelude < 0 or self.coda < 0 or self.prelude + self.coda >= num_blocks:
@@ -82,16 +85,22 @@ class LoopedDepth(Depth):
 
     adjustable = True
 
-    def __init__(self, config: LoopedDepthConfig, blocks: nn.ModuleList, dim: int) -> None:
-        super().__init__(blocks)
+    def __init__(
+        self,
+        config: LoopedDepthConfig,
+        blocks: nn.ModuleList,
+        dim: int,
+        order: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(blocks, order)
         self.config = config
         self.default_loops = config.loops
         self.entry_norm, self.loop_norm = (
             RMSNorm(dim) if config.norm else nn.Identity() for _ in range(2)
         )
-        last = len(blocks) - config.coda
+        last = len(self.order) - config.coda
         self.prelude, self.core = range(config.prelude), range(config.prelude, last)
-        self.coda = range(last, len(blocks))
+        self.coda = range(last, len(self.order))
 
     def reset_parameters(self) -> None:
         """Draw all weights anew."""
@@ -113,17 +122,18 @@ class LoopedDepth(Depth):
         record: bool = False,
     ) -> tuple[Tensor, list[Any] | None, Trajectory]:
         """Run prelude, loops and coda."""
-        trajectory = Trajectory(loops, len(self.calls(loops)))
-        entry_BTD = self.entry_norm(self._run(self.prelude, x_BTD, segments_BT, state, 0))
+        trajectory, shared = Trajectory(loops, len(self.calls(loops))), {}
+        entry_BTD = self.entry_norm(self._run(self.prelude, x_BTD, segments_BT, state, 0, shared))
         hidden_BTD, call = entry_BTD, len(self.prelude)
         for loop in range(loops):
             if loop:
                 hidden_BTD = self._between(hidden_BTD, entry_BTD)
-            hidden_BTD = self._run(self.core, hidden_BTD, segments_BT, state, call)
+            hidden_BTD = self._run(self.core, hidden_BTD, segments_BT, state, call, shared)
             call += len(self.core)
             if record:
                 trajectory.states.append(hidden_BTD)
-        return self._run(self.coda, hidden_BTD, segments_BT, state, call), state, trajectory
+        hidden_BTD = self._run(self.coda, hidden_BTD, segments_BT, state, call, shared)
+        return hidden_BTD, state, trajectory
 
     def _between(self, hidden_BTD: Tensor, entry_BTD: Tensor) -> Tensor:
         hidden_BTD = self.loop_norm(hidden_BTD)

@@ -1,9 +1,10 @@
-"""Softmax attention: grouped queries, rotary or no positions, QK-norm, sliding window.
+"""Softmax attention: grouped queries, (partial) rotary positions, QK-norm, window, sinks, gate.
 
-Legend: B batch, T time, S key slots, D width, H heads, G key/value heads, K head dim.
+Legend: B batch, T time, S keys, D width, H heads, G key/value heads, K head dim, X channels.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,10 @@ from ..kernels import flash_documents, flash_varlen
 from ..layers import RMSNorm, init_linear, init_output, parameter_bytes
 from ..mixer import Mixer, MixerConfig, Site
 from ..ops.rotary import Positions, rotate
-from ..ops.softmax import earlier_keys, softmax_attention, visible_keys
+from ..ops.softmax import softmax_attention
 from ..ops.twin import runs_step_by_step
 from ..segments import document_positions
-from ..state import State, advance, continues, empty_counters, keep
+from .key_cache import KeyCache, own_keys
 
 
 @dataclass
@@ -29,19 +30,27 @@ class AttentionConfig(MixerConfig):
         num_kv_heads: key/value heads; must divide num_heads; null is num_heads.
         head_dim: width of a head; null is dim / num_heads, or the backbone's where that is null.
         window: tokens that a query sees, itself included; null is all.
+        sinks: first tokens of each document that stay in sight beyond the window (arXiv
+            2309.17453).
         rope_base: base of the rotary embedding; null is no position embedding (NoPE).
+        rope_fraction: part of each head's dims that rotary positions turn (partial RoPE).
         qk_norm: normalise queries and keys per head (arXiv 2302.05442).
         conv_width: width of a residual short convolution on queries, keys and values; 0 is none.
+        gate: multiply what the heads read by `sigmoid(W_g x)`, elementwise (arXiv 2505.06708).
     """
 
+    argument: ClassVar[str | None] = "window"
     kind: str = "attn"
     num_heads: int | None = None
     num_kv_heads: int | None = None
     head_dim: int | None = None
     window: int | None = None
+    sinks: int = 0
     rope_base: float | None = 10000.0
+    rope_fraction: float = 1.0
     qk_norm: bool = True
     conv_width: int = 0
+    gate: bool = False
 
     def build(self, site: Site) -> "Attention":
         """Make the module; raises ValueError where heads or window don't work out."""
@@ -51,54 +60,55 @@ class AttentionConfig(MixerConfig):
             raise ValueError(
                 f"num_kv_heads={kv_heads} doesn't divide num_heads={heads}: choose a divisor"
             )
-        if self.rope_base is not None and head_dim % 2:
-            raise ValueError(
-                f"head_dim={head_dim} is odd: rotary positions turn pairs; choose an even "
-                "head_dim or rope_base=null"
-            )
         if self.window is not None and self.window < 1:
             raise ValueError(f"window={self.window} must be at least 1 token, or null for all")
+        if self.sinks < 0 or (self.sinks and self.window is None):
+            raise ValueError(
+                f"sinks={self.sinks} must be at least 0 tokens, and 0 where window is null: then "
+                "all stay in sight"
+            )
+        self._check_rotation(head_dim)
         return Attention(self, site.dim, heads, kv_heads, head_dim)
+
+    def rotated(self, head_dim: int) -> int:
+        """Return how many dims of each head turn with the position."""
+        return 0 if self.rope_base is None else int(self.rope_fraction * head_dim)
+
+    def _check_rotation(self, head_dim: int) -> None:
+        if not 0 < self.rope_fraction <= 1:
+            raise ValueError(
+                f"rope_fraction={self.rope_fraction} must be above 0 and at most 1; for no "
+                "positions set rope_base=null"
+            )
+        rotated = self.rotated(head_dim)
+        if self.rope_base is None or (rotated and rotated % 2 == 0):
+            return
+        if self.rope_fraction < 1:
+            raise ValueError(
+                f"rope_fraction={self.rope_fraction} of head_dim={head_dim} is {rotated} dims: "
+                "rotary positions turn pairs; choose an even, positive number of them"
+            )
+        raise ValueError(
+            f"head_dim={head_dim} is odd: rotary positions turn pairs; choose an even "
+            "head_dim or rope_base=null"
+        )
 
 
 @dataclass
-class AttentionState(State):
-    """Keys and values of the current document, in a ring of slots.
+class SlidingWindowConfig(AttentionConfig):
+    """Settings of sliding-window attention: softmax attention whose window is always set.
 
-    Attributes:
-        keys_BSGK: cached keys, `slot = position % S`.
-        values_BSGK: cached values.
-        positions_BS: position held by each slot, -1 where empty.
-        tail_BWD: inputs that the short convolution still needs; width 0 without one.
-        max_len: longest document that fits, tokens.
-        longest: a host-side bound on the tokens that any row has read of its document.
-        used: number of slots in use in the fullest row (a host-side bound).
-        aligned: whether every row is known to hold the same `longest` tokens, as where a batch of
-            equal prompts is continued: that saves masks and scattered writes.
+    A layout may say it in short: `swa:256` has a window of 256 tokens.
     """
 
-    keys_BSGK: Tensor
-    values_BSGK: Tensor
-    positions_BS: Tensor
-    tail_BWD: Tensor
-    max_len: int
-    longest: int = 0
-    used: int = 0
-    aligned: bool = True
+    kind: str = "swa"
+    window: int | None = 64
 
-    def put(self, rows: Tensor, other: State) -> None:
-        """Overwrite these rows, in place, by the rows of another state of the same capacity."""
-        assert isinstance(other, AttentionState)
-        super().put(rows, other)
-        self.used = max(self.used, other.used)
-        self.aligned = self.aligned and other.aligned and self.longest == other.longest
-        self.longest = max(self.longest, other.longest)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of keys, values and convolution inputs held."""
-        held = (self.keys_BSGK, self.values_BSGK, self.tail_BWD)
-        return sum(x.numel() * x.element_size() for x in held)
+    def build(self, site: Site) -> "Attention":
+        """Make the module; raises ValueError where there is no window, or as `AttentionConfig`."""
+        if self.window is None:
+            raise ValueError("window=null sees all tokens: set a window, or use the mixer attn")
+        return super().build(site)
 
 
 class Attention(Mixer):
@@ -112,6 +122,7 @@ class Attention(Mixer):
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
         self.sizes = [self.heads * self.head_dim] + 2 * [self.kv_heads * self.head_dim]
         self.qkv = nn.Linear(dim, sum(self.sizes), bias=False)
+        self.gate = nn.Linear(dim, self.sizes[0], bias=False) if config.gate else None
         self.output = nn.Linear(self.sizes[0], dim, bias=False)
         self.norms = nn.ModuleList(RMSNorm(self.head_dim) for _ in range(2 * config.qk_norm))
         self.conv = ShortConvolution(sum(self.sizes), config.conv_width, residual=True)
@@ -120,6 +131,8 @@ class Attention(Mixer):
     def reset_parameters(self) -> None:
         """Draw the inner weights; the output starts at zero."""
         init_linear(self.qkv)
+        if self.gate is not None:
+            init_linear(self.gate)
         init_output(self.output)
         self.conv.reset_parameters()
         for norm in self.norms:
@@ -129,189 +142,77 @@ class Attention(Mixer):
         self,
         x_BTD: Tensor,
         segments_BT: Tensor | None = None,
-        state: AttentionState | None = None,
-    ) -> tuple[Tensor, AttentionState | None]:
+        state: KeyCache | None = None,
+    ) -> tuple[Tensor, KeyCache | None]:
         """Mix over time; see `Mixer.forward`."""
         if state is None:
-            length = x_BTD.shape[1]
-            positions_BT = document_positions(segments_BT, length, None, x_BTD.device)
-            projected, _ = self.conv(self.qkv(x_BTD), segments_BT, None)
-            q, k, v = self._heads(
-                projected, slice(length) if segments_BT is None else positions_BT, length
-            )
-            out = self._from_scratch(q, k, v, positions_BT, segments_BT)
-            return self.output(out.flatten(2)), None
-        return self._with_state(x_BTD, segments_BT, state)
+            out = self._from_scratch(x_BTD, segments_BT)
+        else:
+            out = self._with_state(x_BTD, segments_BT, state)
+        out_BTX = out.flatten(2)
+        if self.gate is not None:
+            out_BTX = out_BTX * self.gate(x_BTD).sigmoid()
+        return self.output(out_BTX), state
 
-    def _from_scratch(
-        self, q: Tensor, k: Tensor, v: Tensor, positions_BT: Tensor, segments_BT: Tensor | None
-    ) -> Tensor:
-        """Attend within documents, through flash-attn where `models.kernels` found it sound."""
-        window, flash = self.config.window, flash_varlen(v)
+    def _from_scratch(self, x_BTD: Tensor, segments_BT: Tensor | None) -> Tensor:
+        length, config = x_BTD.shape[1], self.config
+        positions_BT = document_positions(segments_BT, length, None, x_BTD.device)
+        projected, _ = self.conv(self.qkv(x_BTD), segments_BT, None)
+        positions = slice(length) if segments_BT is None else positions_BT
+        q, k, v = self._heads(projected, positions, length)
+        flash = None if config.sinks else flash_varlen(v)
         if flash is not None and not runs_step_by_step():
-            return flash_documents(flash, q.to(v.dtype), k.to(v.dtype), v, segments_BT, window)
-        visible = self._visible(positions_BT, segments_BT)
-        return softmax_attention(q, k, v, visible=visible, window=window)
+            half = q.to(v.dtype), k.to(v.dtype), v
+            return flash_documents(flash, *half, segments_BT, config.window)
+        visible = own_keys(positions_BT, segments_BT, config.window, config.sinks)
+        return self._attend(q, k, v, visible)
+
+    def _with_state(self, x_BTD: Tensor, segments_BT: Tensor | None, state: KeyCache) -> Tensor:
+        positions_BT = state.begin(segments_BT, x_BTD.shape[1])
+        projected, state.tail_BWD = self.conv(self.qkv(x_BTD), segments_BT, state.tail_BWD)
+        q, k, v = self._heads(projected, state.rotary_positions(positions_BT), state.max_len)
+        keys, values, visible = state.update(k, v, positions_BT, segments_BT, self.config.window)
+        return self._attend(q, keys.to(q.dtype), values.to(q.dtype), visible)
 
     def _heads(
         self, projected_BTX: Tensor, positions: Positions, max_positions: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        sizes = [self.heads, self.kv_heads]
+        sizes, config = [self.heads, self.kv_heads], self.config
         heads = projected_BTX.unflatten(-1, (-1, self.head_dim))
         qk, v = heads.split([sum(sizes), self.kv_heads], dim=2)
-        if self.config.qk_norm:
+        if config.qk_norm:
             parts = zip(self.norms, qk.split(sizes, dim=2), strict=True)
             qk = torch.cat([norm(part) for norm, part in parts], dim=2)
-        if self.config.rope_base is not None:
-            qk = rotate(qk, positions, self.config.rope_base, max_positions)
+        if config.rope_base is not None:
+            width = config.rotated(self.head_dim)
+            qk = rotate(qk, positions, config.rope_base, max_positions, width)
         q, k = qk.split(sizes, dim=2)
         return q, k, v
 
-    def _visible(self, positions_BT: Tensor, segments_BT: Tensor | None) -> Tensor | None:
-        """Which keys of this call each query sees; None where plain causal order says it all."""
-        window = self.config.window
-        if segments_BT is None and (window is None or window >= positions_BT.shape[1]):
-            return None
-        return earlier_keys(segments_BT, positions_BT.shape[1], window, positions_BT.device)
-
-    def _with_state(
-        self, x_BTD: Tensor, segments_BT: Tensor | None, state: AttentionState
-    ) -> tuple[Tensor, AttentionState]:
-        kept_B = continues(state, segments_BT)
-        if kept_B is not None:
-            state.positions_BS.masked_fill_(~kept_B[:, None], -1)
-            state.aligned = False
-        length, start_B = x_BTD.shape[1], keep(state.position_B, kept_B)
-        positions_BT = document_positions(segments_BT, length, start_B, x_BTD.device)
-        _check_room(state, positions_BT)
-        projected, state.tail_BWD = self.conv(
-            self.qkv(x_BTD), segments_BT, keep(state.tail_BWD, kept_B)
-        )
-        same = slice(state.longest - length, state.longest)
-        q, k, v = self._heads(projected, same if state.aligned else positions_BT, state.max_len)
-        out = (
-            self._decode(q, k, v, positions_BT, state)
-            if length == 1
-            else self._prefill(q, k, v, positions_BT, segments_BT, state)
-        )
-        state.document_B, state.position_B = advance(state, segments_BT, length, positions_BT)
-        return self.output(out.flatten(2)), state
-
-    def _decode(
-        self, q: Tensor, k: Tensor, v: Tensor, positions_B1: Tensor, state: AttentionState
-    ) -> Tensor:
-        """Write one token into its slot, then attend over the slots: what they hold is in sight."""
-        slots = state.positions_BS.shape[1]
-        state.used = used = min(slots, state.used + 1)
-        if state.aligned:
-            slot = (state.longest - 1) % slots
-            at = (slice(None), slice(slot, slot + 1))
-        else:
-            at = (torch.arange(q.shape[0], device=q.device)[:, None], positions_B1 % slots)
-        state.keys_BSGK[at] = k.to(state.keys_BSGK.dtype)
-        state.values_BSGK[at] = v.to(state.values_BSGK.dtype)
-        state.positions_BS[at] = positions_B1
-        held_B1S = None if state.aligned else state.positions_BS[:, None, :used] >= 0
-        keys, values = state.keys_BSGK[:, :used], state.values_BSGK[:, :used]
-        return softmax_attention(
-            q, keys.to(q.dtype), values.to(q.dtype), visible=held_B1S, window=self.config.window
-        )
-
-    def _prefill(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        positions_BT: Tensor,
-        segments_BT: Tensor | None,
-        state: AttentionState,
-    ) -> Tensor:
-        """Attend over the slots and the new tokens, then write the new tokens."""
-        visible, keys, values = self._visible(positions_BT, segments_BT), k, v
-        if state.used:
-            shape = k.shape[1], self.config.window, k.device
-            visible = earlier_keys(segments_BT, *shape)
-            held_BS = state.positions_BS[:, : state.used]
-            document_BS = state.document_B[:, None].expand(held_BS.shape)
-            cached = visible_keys(
-                positions_BT, held_BS, segments_BT, document_BS, self.config.window
-            )
-            visible = torch.cat([cached, visible.expand(*cached.shape[:2], -1)], dim=-1)
-            keys = torch.cat([state.keys_BSGK[:, : state.used].to(k.dtype), k], dim=1)
-            values = torch.cat([state.values_BSGK[:, : state.used].to(v.dtype), v], dim=1)
-        out = softmax_attention(q, keys, values, visible=visible, window=self.config.window)
-        self._write(k, v, positions_BT, segments_BT, state)
-        return out
-
-    def _write(
-        self,
-        k: Tensor,
-        v: Tensor,
-        positions_BT: Tensor,
-        segments_BT: Tensor | None,
-        state: AttentionState,
-    ) -> None:
-        """Fill each slot with the latest token of the last document that maps to it, if any."""
-        batch, slots = state.positions_BS.shape
-        if state.aligned and state.longest <= slots:
-            at = (slice(None), slice(state.longest - k.shape[1], state.longest))
-            state.keys_BSGK[at], state.values_BSGK[at] = k, v
-            state.positions_BS[at], state.used = positions_BT, state.longest
-            return
-        last_B = positions_BT[:, -1:].expand(batch, 1)
-        # The latest position that maps to slot s, and how many tokens from the end it stands.
-        back_BS = (last_B - torch.arange(slots, device=k.device)) % slots
-        position_BS = last_B - back_BS
-        index_BS = k.shape[1] - 1 - back_BS
-        written_BS = (position_BS >= 0) & (index_BS >= 0)
-        index_BS = index_BS.clamp(min=0)
-        if segments_BT is not None:
-            written_BS &= segments_BT.gather(1, index_BS) == segments_BT[:, -1:]
-            ended_B1 = segments_BT[:, -1:] != state.document_B[:, None]
-            state.positions_BS.masked_fill_(ended_B1, -1)
-        rows_B1 = torch.arange(batch, device=k.device)[:, None]
-        mask = written_BS[..., None, None]
-        for cache, x in ((state.keys_BSGK, k), (state.values_BSGK, v)):
-            cache.copy_(torch.where(mask, x[rows_B1, index_BS].to(cache.dtype), cache))
-        state.positions_BS.copy_(torch.where(written_BS, position_BS, state.positions_BS))
-        state.used = min(slots, state.used + k.shape[1])
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
+        window, sinks = self.config.window, self.config.sinks
+        return softmax_attention(q, k, v, visible=visible, window=window, sinks=sinks)
 
     def init_state(
         self, batch: int, max_len: int, device: torch.device | str, dtype: torch.dtype
-    ) -> AttentionState:
-        """Return empty slots: as many as tokens, or as the window holds."""
-        slots = min(max_len, self.config.window or max_len)
-        shape = (batch, slots, self.kv_heads, self.head_dim)
-        return AttentionState(
-            *empty_counters(batch, device),
-            keys_BSGK=torch.zeros(shape, device=device, dtype=dtype),
-            values_BSGK=torch.zeros(shape, device=device, dtype=dtype),
-            positions_BS=torch.full((batch, slots), -1, dtype=torch.long, device=device),
-            tail_BWD=self.conv.init_tail(batch, device, dtype),
-            max_len=max_len,
+    ) -> KeyCache:
+        """Return empty slots: as many as tokens, or as the window and its sinks hold."""
+        return KeyCache.empty(
+            (self.kv_heads, self.head_dim, self.head_dim),
+            self.conv.init_tail(batch, device, dtype),
+            max_len,
+            window=self.config.window,
+            sinks=self.config.sinks,
+            dtype=dtype,
         )
 
     def cost(self, context: int) -> Cost:
         """Cost of one token: projections, and scores and sums over the keys in sight."""
-        seen = min(context, self.config.window or context)
-        flops = linear_flops(self.dim, sum(self.sizes)) + linear_flops(self.sizes[0], self.dim)
-        flops += 4 * self.heads * self.head_dim * seen + self.conv.flops
+        window = self.config.window
+        seen = min(context, window + self.config.sinks) if window else context
+        inner = self.sizes[0]
+        flops = linear_flops(self.dim, sum(self.sizes)) + linear_flops(inner, self.dim)
+        flops += linear_flops(self.dim, inner) * self.config.gate
+        flops += 4 * inner * seen + self.conv.flops
         state_bytes = 4 * (2 * self.kv_heads * self.head_dim * seen + self.conv.state_size)
         return Cost(flops, parameter_bytes(self), state_bytes)
-
-
-def _check_room(state: AttentionState, positions_BT: Tensor) -> None:
-    """Refuse a document that outgrows its slots: the oldest keys would be lost without a word.
-
-    The device is asked only where the host-side bound, which never forgets ended documents, is
-    exceeded.
-    """
-    state.longest += positions_BT.shape[1]
-    if state.longest <= state.max_len:
-        return
-    state.longest = int(positions_BT.max()) + 1
-    if state.longest > state.max_len:
-        raise ValueError(
-            f"a document of {state.longest} tokens doesn't fit a state of max_len={state.max_len}:"
-            " make the state longer (init_state)"
-        )

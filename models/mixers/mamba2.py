@@ -16,6 +16,7 @@ from ..gates import DecayRate
 from ..layers import RMSNorm, init_linear, init_output, parameter_bytes
 from ..mixer import Mixer, MixerConfig, Site
 from ..ops.decay import decayed_attention
+from ..ops.normalization import rms_norm
 from .recurrent import RecurrentState, recurrent_call
 
 
@@ -29,6 +30,8 @@ class Mamba2Config(MixerConfig):
         state_dim: size of B and C, the rows of a head's state; null is the backbone's head_dim.
         num_groups: groups of heads that share B and C; must divide the number of heads.
         conv_width: width of the short convolution on x, B and C.
+        conv_bias: add a learned constant after it, as the authors' code does.
+        norm: normalise the gated output; Falcon-H1 does not.
         chunk_size: tokens handled by one matrix product.
     """
 
@@ -38,6 +41,8 @@ class Mamba2Config(MixerConfig):
     state_dim: int | None = None
     num_groups: int = 1
     conv_width: int = 4
+    conv_bias: bool = False
+    norm: bool = True
     chunk_size: int = 64
 
     def build(self, site: Site) -> "Mamba2":
@@ -53,6 +58,10 @@ class Mamba2Config(MixerConfig):
             raise ValueError(
                 f"num_groups={self.num_groups} doesn't divide the {heads} heads: choose a divisor"
             )
+        if self.conv_bias and not self.conv_width:
+            raise ValueError(
+                "conv_bias=true needs a convolution: set conv_width, or conv_bias=false"
+            )
         state_dim = site.head_dim if self.state_dim is None else self.state_dim
         if state_dim < 1 or self.chunk_size < 1:
             raise ValueError(
@@ -61,8 +70,27 @@ class Mamba2Config(MixerConfig):
         return Mamba2(self, site.dim, heads, head_dim, state_dim)
 
 
+class GroupedRMSNorm(RMSNorm):
+    """Root-mean-square normalisation of each of several equal parts of the width."""
+
+    def __init__(self, dim: int, groups: int) -> None:
+        super().__init__(dim)
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each part of the last axis; the scale is over the whole."""
+        if self.groups == 1:
+            return super().forward(x)
+        parts = x.unflatten(-1, (self.groups, -1))
+        normed = rms_norm(parts, parts.new_ones(parts.shape[-1]), self.epsilon)
+        return normed.flatten(-2) * self.weight.to(x.dtype)
+
+
 class Mamba2(Mixer):
-    """`S = exp(dt A) S + dt B x^T`, `y = S^T C + D x`, gated and normed (2405.21060, section 7)."""
+    """`S = exp(dt A) S + dt B x^T`, `y = S^T C + D x`, gated and normed (2405.21060, section 7).
+
+    The norm is over the heads of a group, as in the authors' code, so that groups can be sharded.
+    """
 
     def __init__(
         self, config: Mamba2Config, dim: int, heads: int, head_dim: int, state_dim: int
@@ -76,9 +104,10 @@ class Mamba2(Mixer):
         self.xbc = nn.Linear(dim, sum(self.sizes), bias=False)
         self.time = nn.Linear(dim, heads, bias=False)
         self.conv = ShortConvolution(sum(self.sizes), config.conv_width)
+        self.conv_bias = nn.Parameter(torch.empty(sum(self.sizes))) if config.conv_bias else None
         self.rate = DecayRate(heads, decay_range=(1.0, 16.0))
         self.skip = nn.Parameter(torch.empty(heads))
-        self.norm = RMSNorm(self.inner)
+        self.norm = GroupedRMSNorm(self.inner, config.num_groups) if config.norm else None
         self.output = nn.Linear(self.inner, dim, bias=False)
         self.reset_parameters()
 
@@ -88,8 +117,11 @@ class Mamba2(Mixer):
             init_linear(linear)
         init_output(self.output)
         nn.init.ones_(self.skip)
+        if self.conv_bias is not None:
+            nn.init.zeros_(self.conv_bias)
         for module in (self.conv, self.rate, self.norm):
-            module.reset_parameters()
+            if module is not None:
+                module.reset_parameters()
 
     def forward(
         self,
@@ -108,6 +140,8 @@ class Mamba2(Mixer):
         tail_BWD: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         xbc, tail_BWD = self.conv(self.xbc(u_BTD), segments_BT, tail_BWD)
+        if self.conv_bias is not None:
+            xbc = xbc + self.conv_bias.to(xbc.dtype)
         x, b, c = (F.silu(xbc) if self.config.conv_width else xbc).split(self.sizes, dim=-1)
         x_BTHP = x.unflatten(-1, (self.heads, -1))
         b, c = (part.unflatten(-1, (self.config.num_groups, -1)) for part in (b, c))
@@ -123,8 +157,8 @@ class Mamba2(Mixer):
             chunk_size=self.config.chunk_size,
         )
         y = out.addcmul(x_BTHP, self.skip[:, None].to(x_BTHP.dtype)).flatten(2)
-        y = self.norm(y * F.silu(self.gate(u_BTD)))
-        return self.output(y), memory_BHNP, tail_BWD
+        y = y * F.silu(self.gate(u_BTD))
+        return self.output(y if self.norm is None else self.norm(y)), memory_BHNP, tail_BWD
 
     def init_state(
         self, batch: int, max_len: int, device: torch.device | str, dtype: torch.dtype

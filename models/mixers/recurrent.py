@@ -61,11 +61,20 @@ def recurrent_call(
     if state is None:
         return mix(x_BTD, segments_BT, None, None)[0], None
     kept_B = continues(state, segments_BT)
-    start_B = keep(state.position_B, kept_B)
     memory, tail = keep(state.memory_BHKV, kept_B), keep(state.tail_BWD, kept_B)
     y_BTD, memory, tail = mix(x_BTD, segments_BT, memory, tail)
     assert tail is not None
-    length = x_BTD.shape[1]
-    positions_BT = document_positions(segments_BT, length, start_B, x_BTD.device)
-    document_B, position_B = advance(state, segments_BT, length, positions_BT)
-    return y_BTD, RecurrentState(document_B, position_B, memory, tail)
+    counters = advanced(x_BTD, segments_BT, state)
+    return y_BTD, RecurrentState(*counters, memory, tail)
+
+
+def positions_read(x_BTD: Tensor, segments_BT: Tensor | None, state: State | None) -> Tensor:
+    """Position of each token within its document, going on from the state, `[B or 1, T]`."""
+    start_B = None if state is None else keep(state.position_B, continues(state, segments_BT))
+    return document_positions(segments_BT, x_BTD.shape[1], start_B, x_BTD.device)
+
+
+def advanced(x_BTD: Tensor, segments_BT: Tensor | None, state: State) -> tuple[Tensor, Tensor]:
+    """Return the counters `document_B, position_B` of a state that has read these tokens."""
+    positions_BT = positions_read(x_BTD, segments_BT, state)
+    return advance(state, segments_BT, x_BTD.shape[1], positions_BT)

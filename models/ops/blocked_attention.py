@@ -6,7 +6,7 @@ last key, so nearly half of the work is never done. Probabilities are kept for t
 again where the sequence is so long that they would fill the memory.
 
 Legend: T query and key time, X rows times heads, C queries in a block, S keys in sight of a block,
-B batch, H heads, K head dim.
+B batch, H heads, K key dim, V value dim.
 """
 
 from typing import Any
@@ -26,19 +26,19 @@ def blocked_attention(
     Args:
         q: queries `[B, T, H, K]`.
         k: keys `[B, T, H, K]`.
-        v: values `[B, T, H, K]`.
+        v: values `[B, T, H, V]`.
         visible: `[B or 1, T, T]`, True where the query may see the key, which is no later one; None
             is causal order.
         window: keys that a query sees at most, itself included; None is all.
         scale: multiplies the scores.
 
     Returns:
-        `[B, T, H, K]`.
+        `[B, T, H, V]`.
     """
-    q_XTK, k_XTK, v_XTK = (x.transpose(1, 2).flatten(0, 1) for x in (q * scale, k, v))
+    q_XTK, k_XTK, v_XTV = (x.transpose(1, 2).flatten(0, 1) for x in (q * scale, k, v))
     hidden = None if visible is None else ~visible[:, None]
-    out_XTK = _Blocks.apply(q_XTK, k_XTK, v_XTK, hidden, window)
-    return out_XTK.unflatten(0, (q.shape[0], -1)).transpose(1, 2)
+    out_XTV = _Blocks.apply(q_XTK, k_XTK, v_XTV, hidden, window)
+    return out_XTV.unflatten(0, (q.shape[0], -1)).transpose(1, 2)
 
 
 class _Blocks(torch.autograd.Function):

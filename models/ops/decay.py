@@ -1,6 +1,6 @@
-"""Decayed linear attention: the chunk primitive behind Mamba-2, RetNet and Lightning attention.
+"""Decayed linear attention: behind Mamba-2, RetNet, Lightning attention, GLA and HGRN-2.
 
-    S_t = exp(g_t) S_{t-1} + k_t v_t^T          o_t = scale * S_t^T q_t
+    S_t = Diag(exp g_t) S_{t-1} + k_t v_t^T          o_t = scale * S_t^T q_t
 
 Source: Mamba-2's state space duality (arXiv 2405.21060, section 6) and gated linear attention
 (arXiv 2312.06635).
@@ -12,6 +12,7 @@ a group, K key dim, V value dim.
 import torch
 from torch import Tensor
 
+from .channel_decay import chunked_decayed_attention
 from .chunks import (
     carried_decay,
     chunk_mask,
@@ -22,9 +23,8 @@ from .chunks import (
     pad_time,
     padding_to,
     pair_decay,
-    same_document,
-    working_dtype,
 )
+from .steps import by_channel, check_decay, column, prepare, read, row, step_through
 from .twin import runs_step_by_step
 
 
@@ -45,7 +45,8 @@ def decayed_attention(
         q: queries `[B, T, G, K]`; G divides H, and heads of a group share queries and keys.
         k: keys `[B, T, G, K]`.
         v: values `[B, T, H, V]`.
-        log_decay: `g <= 0`, natural log, `[B, T, H]`.
+        log_decay: `g <= 0`, natural log, `[B, T, H]`; or, where G equals H, one for each key
+            channel, `[B, T, H, K]`.
         scale: multiplies the queries; default `K ** -0.5`.
         segments: document ids `[B, T]`, each document contiguous; None is one document.
         state: `[B, H, K, V]`, of the first token's document; None is zeros.
@@ -63,10 +64,15 @@ def decayed_attention(
         return decayed_attention_reference(
             q, k, v, log_decay, scale=scale, segments=segments, state=state
         )
-    if q.shape[1] == 1:
-        return _single_step(q, k, v, log_decay, scale, state)
+    dtype = v.dtype
+    q, v, k, log_decay, state = prepare(q, v, (k, log_decay), scale, state)
     with torch.autocast(v.device.type, enabled=False):
-        return _chunked(q, k, v, log_decay, scale, segments, state, chunk_size)
+        if q.shape[1] == 1:
+            out, state = _once(q, k, v, by_channel(log_decay), state)
+        else:
+            run = _chunked if log_decay.dim() == 3 else chunked_decayed_attention
+            out, state = run(q, k, v, log_decay, segments, state, chunk_size)
+    return out.to(dtype), state
 
 
 def decayed_attention_reference(
@@ -80,18 +86,12 @@ def decayed_attention_reference(
     state: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Step-by-step twin of `decayed_attention`: same arguments and results, one token at a time."""
+    _check(q, k, v, log_decay)
     dtype = v.dtype
-    q, k, v, log_decay, state_BHKV = _prepare(q, k, v, log_decay, scale, state)
-    outputs = []
-    for time in range(v.shape[1]):
-        continues = same_document(segments, time)
-        if continues is not None:
-            state_BHKV = state_BHKV * continues[:, None, None, None]
-        state_BHKV, out_BHV = _step(
-            q[:, time], k[:, time], v[:, time], log_decay[:, time], state_BHKV
-        )
-        outputs.append(out_BHV)
-    return torch.stack(outputs, dim=1).to(dtype), state_BHKV
+    q, v, k, log_decay, state = prepare(q, v, (k, log_decay), scale, state)
+    inputs = (q, k, v, by_channel(log_decay))
+    out, state = step_through(_step, inputs, state, segments)
+    return out.to(dtype), state
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> None:
@@ -101,47 +101,34 @@ def _check(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> None:
             f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} don't fit: q, k share "
             "one shape [B, T, G, K], v is [B, T, H, V], and G divides H"
         )
-    if log_decay.shape != v.shape[:3]:
+    check_decay(log_decay, v.shape[:3], q.shape[-1])
+    if log_decay.dim() == 4 and groups != heads:
         raise ValueError(
-            f"log_decay is {tuple(log_decay.shape)}, expected [B, T, H] = {tuple(v.shape[:3])}"
+            f"q {tuple(q.shape)} has {groups} groups for {heads} heads: a decay by channel "
+            "[B, T, H, K] needs queries and keys for each head"
         )
 
 
-def _prepare(
-    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, scale: float | None, state: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    dtype = working_dtype(v.dtype)
-    factor = q.shape[-1] ** -0.5 if scale is None else scale
-    if state is None:
-        state = v.new_zeros(v.shape[0], v.shape[2], q.shape[-1], v.shape[-1], dtype=dtype)
-    q, k, v, log_decay, state = (x.to(dtype) for x in (q, k, v, log_decay, state))
-    return q if factor == 1 else q * factor, k, v, log_decay, state
-
-
 def _step(
-    q_BGK: Tensor, k_BGK: Tensor, v_BHV: Tensor, log_decay_BH: Tensor, state_BHKV: Tensor
+    q_BGK: Tensor, k_BGK: Tensor, v_BHV: Tensor, log_decay_BHK: Tensor, state_BHKV: Tensor
 ) -> tuple[Tensor, Tensor]:
     repeats = v_BHV.shape[1] // q_BGK.shape[1]
     k_BHK = k_BGK.repeat_interleave(repeats, dim=1)
     q_BHK = q_BGK.repeat_interleave(repeats, dim=1)
-    written = k_BHK[..., :, None] @ v_BHV[..., None, :]
-    state_BHKV = log_decay_BH.exp()[..., None, None] * state_BHKV + written
-    return state_BHKV, (q_BHK[..., None, :] @ state_BHKV)[..., 0, :]
+    state_BHKV = column(log_decay_BHK.exp()) * state_BHKV + column(k_BHK) @ row(v_BHV)
+    return state_BHKV, read(q_BHK, state_BHKV)
 
 
-def _single_step(
-    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, scale: float | None, state: Tensor | None
+def _once(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    dtype = v.dtype
-    q, k, v, log_decay, state = _prepare(q, k, v, log_decay, scale, state)
     grouped = (1, (q.shape[2], -1))
-    with torch.autocast(v.device.type, enabled=False):
-        decayed = (log_decay[:, 0].exp()[..., None, None] * state).unflatten(*grouped)
-        # Without gradients nobody else holds `decayed`, and the state is what takes time here.
-        update = decayed.addcmul if torch.is_grad_enabled() else decayed.addcmul_
-        state = update(k[:, 0, :, None, :, None], v[:, 0].unflatten(*grouped)[..., None, :])
-        out_BGR1V = q[:, 0, :, None, None] @ state
-    return out_BGR1V.flatten(1, 3)[:, None].to(dtype), state.flatten(1, 2)
+    decayed = (column(log_decay[:, 0].exp()) * state).unflatten(*grouped)
+    # Without gradients nobody else holds `decayed`, and the state is what takes time here.
+    update = decayed.addcmul if torch.is_grad_enabled() else decayed.addcmul_
+    state = update(k[:, 0, :, None, :, None], v[:, 0].unflatten(*grouped)[..., None, :])
+    out_BGR1V = q[:, 0, :, None, None] @ state
+    return out_BGR1V.flatten(1, 3)[:, None], state.flatten(1, 2)
 
 
 def _chunked(
@@ -149,14 +136,12 @@ def _chunked(
     k: Tensor,
     v: Tensor,
     log_decay: Tensor,
-    scale: float | None,
     segments: Tensor | None,
-    state: Tensor | None,
+    state: Tensor,
     chunk_size: int,
 ) -> tuple[Tensor, Tensor]:
     """Heads of a group stay side by side, as they arrive, so one product serves the whole group."""
-    dtype, (batch, length) = v.dtype, v.shape[:2]
-    q, k, v, log_decay, state = _prepare(q, k, v, log_decay, scale, state)
+    batch, length = v.shape[:2]
     chunk_size = min(chunk_size, length)
     padding = padding_to(length, chunk_size)
     mask = chunk_mask(segments, (batch, length + padding), chunk_size, v.device)
@@ -178,7 +163,7 @@ def _chunked(
     states, last = _scan(written, carried_decay(cumulative, mask), state)
     across = (q @ states).transpose(2, 3).reshape(v.shape)
     out = torch.addcmul(within.transpose(2, 3), across, entering)
-    return out.flatten(1, 2)[:, :length].to(dtype), last
+    return out.flatten(1, 2)[:, :length], last
 
 
 def _by_group(x_BNCHV: Tensor, groups: int) -> Tensor:

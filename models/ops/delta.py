@@ -1,32 +1,25 @@
-"""The gated delta rule: the chunk primitive behind DeltaNet and Gated DeltaNet.
+"""The delta-rule family: chunk primitives behind DeltaNet, GDN, KDA, GDN-2 and RWKV-7.
 
-    S_t = exp(g_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T      o_t = scale * S_t^T q_t
+    delta_rule    S_t = (I - beta_t k_t k_t^T) Diag(exp g_t) S_{t-1} + beta_t k_t v_t^T
+    erase_write   S_t = (I - k_t e_t^T) Diag(exp g_t) S_{t-1} + k_t v_t^T
+    dplr          S_t = (Diag(exp g_t) + b_t a_t^T) S_{t-1} + k_t v_t^T
+    all           o_t = scale * S_t^T q_t
 
-Keys are expected l2-normalised by the caller; beta in (0, 1), or (0, 2) to allow negative
-eigenvalues (arXiv 2411.12537). Source: Gated DeltaNet (arXiv 2412.06464, section 3), chunked with
-the WY form of DeltaNet (arXiv 2406.06484, section 3.2).
+The decay is one number for a head `[B, T, H]`, or one for each key channel `[B, T, H, K]`. Nothing
+is normalised inside: the caller does that.
 
-Legend: B batch, T time, N chunks, C tokens in a chunk, H heads, K key dim, V value dim.
+Sources: Gated DeltaNet (arXiv 2412.06464, section 3), Kimi Delta Attention (arXiv 2510.26692,
+section 3), Gated DeltaNet-2 (arXiv 2605.22791), RWKV-7 (arXiv 2503.14456).
+
+Legend: B batch, T time, H heads, K key dim, V value dim.
 """
 
 import torch
 from torch import Tensor
 
-from .chunks import (
-    carried_decay,
-    chunk_mask,
-    decayed_pairs,
-    document_cumsum,
-    entering_decay,
-    from_chunks,
-    leaving_decay,
-    pad_time,
-    padding_to,
-    pair_decay,
-    same_document,
-    to_chunks,
-    working_dtype,
-)
+from .channel_decay import chunked_dplr, chunked_erase_write
+from .delta_chunks import chunked_delta_rule
+from .steps import by_channel, check_decay, column, prepare, read, row, step_through
 from .twin import runs_step_by_step
 
 
@@ -42,14 +35,15 @@ def delta_rule(
     state: Tensor | None = None,
     chunk_size: int = 64,
 ) -> tuple[Tensor, Tensor]:
-    """Run the recurrence above over packed documents, a chunk at a time.
+    """Run the gated delta rule over packed documents, a chunk at a time.
 
     Args:
         q: queries `[B, T, H, K]`.
         k: keys `[B, T, H, K]`, l2-normalised by the caller.
         v: values `[B, T, H, V]`.
-        log_decay: `g <= 0`, natural log, `[B, T, H]`.
-        beta: write strength `[B, T, H]`.
+        log_decay: `g <= 0`, natural log, `[B, T, H]` (GDN) or `[B, T, H, K]` (KDA).
+        beta: write strength `[B, T, H]`, in (0, 1), or (0, 2) for negative eigenvalues
+            (arXiv 2411.12537).
         scale: multiplies the queries; default `K ** -0.5`.
         segments: document ids `[B, T]`, each document contiguous; None is one document.
         state: `[B, H, K, V]`, of the first token's document; None is zeros.
@@ -62,15 +56,23 @@ def delta_rule(
     Raises:
         ValueError: if shapes don't fit together.
     """
-    _check(q, k, v, log_decay, beta)
+    _check(q, v, log_decay, k=k)
+    _check_beta(beta, v)
     if runs_step_by_step():
         return delta_rule_reference(
             q, k, v, log_decay, beta, scale=scale, segments=segments, state=state
         )
-    if q.shape[1] == 1:
-        return _single_step(q, k, v, log_decay, beta, scale, state)
+    dtype = v.dtype
+    q, v, k, log_decay, beta, state = prepare(q, v, (k, log_decay, beta), scale, state)
     with torch.autocast(v.device.type, enabled=False):
-        return _chunked(q, k, v, log_decay, beta, scale, segments, state, chunk_size)
+        if q.shape[1] > 1 and log_decay.dim() == 3:
+            inputs = (q, k, v, log_decay, beta)
+            out, state = chunked_delta_rule(*inputs, segments, state, chunk_size)
+        else:
+            erase, v = beta[..., None] * k, beta[..., None] * v
+            run = _erase_write_once if q.shape[1] == 1 else chunked_erase_write
+            out, state = run(q, k, erase, v, by_channel(log_decay), segments, state, chunk_size)
+    return out.to(dtype), state
 
 
 def delta_rule_reference(
@@ -85,146 +87,218 @@ def delta_rule_reference(
     state: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Step-by-step twin of `delta_rule`: same arguments and results, one token at a time."""
+    _check(q, v, log_decay, k=k)
+    _check_beta(beta, v)
     dtype = v.dtype
-    q, k, v, log_decay, beta, state_BHKV = _prepare(q, k, v, log_decay, beta, scale, state)
-    outputs = []
-    for time in range(v.shape[1]):
-        continues = same_document(segments, time)
-        if continues is not None:
-            state_BHKV = state_BHKV * continues[:, None, None, None]
-        now = (q[:, time], k[:, time], v[:, time], log_decay[:, time], beta[:, time])
-        state_BHKV, out_BHV = _step(*now, state_BHKV)
-        outputs.append(out_BHV)
-    return torch.stack(outputs, dim=1).to(dtype), state_BHKV
+    q, v, k, log_decay, beta, state = prepare(q, v, (k, log_decay, beta), scale, state)
+    inputs = (q, k, beta[..., None] * k, beta[..., None] * v, by_channel(log_decay))
+    out, state = step_through(_erase_write_step, inputs, state, segments)
+    return out.to(dtype), state
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor) -> None:
-    if q.shape != k.shape or q.shape[:3] != v.shape[:3]:
-        raise ValueError(
-            f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} don't fit: "
-            "q and k share one shape [B, T, H, K], v is [B, T, H, V]"
-        )
-    for name, x in (("log_decay", log_decay), ("beta", beta)):
-        if x.shape != v.shape[:3]:
-            raise ValueError(
-                f"{name} is {tuple(x.shape)}, expected [B, T, H] = {tuple(v.shape[:3])}"
-            )
-
-
-def _prepare(
+def erase_write(
     q: Tensor,
     k: Tensor,
+    erase: Tensor,
     v: Tensor,
     log_decay: Tensor,
-    beta: Tensor,
-    scale: float | None,
-    state: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    dtype = working_dtype(v.dtype)
-    factor = q.shape[-1] ** -0.5 if scale is None else scale
-    if state is None:
-        state = v.new_zeros(v.shape[0], v.shape[2], q.shape[-1], v.shape[-1], dtype=dtype)
-    q, k, v, log_decay, beta, state = (x.to(dtype) for x in (q, k, v, log_decay, beta, state))
-    return q if factor == 1 else q * factor, k, v, log_decay, beta, state
-
-
-def _step(
-    q_BHK: Tensor,
-    k_BHK: Tensor,
-    v_BHV: Tensor,
-    log_decay_BH: Tensor,
-    beta_BH: Tensor,
-    state_BHKV: Tensor,
+    *,
+    scale: float | None = None,
+    segments: Tensor | None = None,
+    state: Tensor | None = None,
+    chunk_size: int = 64,
 ) -> tuple[Tensor, Tensor]:
-    decayed = log_decay_BH.exp()[..., None, None] * state_BHKV
-    recalled_BHV = (k_BHK[..., None, :] @ decayed)[..., 0, :]
-    change_BHV = beta_BH[..., None] * (v_BHV - recalled_BHV)
-    state_BHKV = decayed + k_BHK[..., :, None] @ change_BHV[..., None, :]
-    return state_BHKV, (q_BHK[..., None, :] @ state_BHKV)[..., 0, :]
+    """Run the delta rule whose erased and written parts are gated apart, a chunk at a time.
 
+    What the state holds under `erase` is taken off it under `k`. The gated delta rule is the case
+    `erase = beta k`, `v = beta v`; Gated DeltaNet-2 has vectors for both gates.
 
-def _single_step(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_decay: Tensor,
-    beta: Tensor,
-    scale: float | None,
-    state: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    dtype = v.dtype
-    inputs = _prepare(q, k, v, log_decay, beta, scale, state)
-    q, k, v, log_decay, beta = (x.transpose(1, 2) for x in inputs[:-1])  # [B, H, 1, K]
-    with torch.autocast(v.device.type, enabled=False):
-        decayed = log_decay.exp()[..., None] * inputs[-1]
-        change = beta[..., None] * (v - k @ decayed)
-        # Without gradients nobody else holds `decayed`, and the state is what takes time here.
-        update = decayed.addcmul if torch.is_grad_enabled() else decayed.addcmul_
-        state = update(k.mT, change)
-        out_BH1V = q @ state
-    return out_BH1V.transpose(1, 2).to(dtype), state
-
-
-def _chunked(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_decay: Tensor,
-    beta: Tensor,
-    scale: float | None,
-    segments: Tensor | None,
-    state: Tensor | None,
-    chunk_size: int,
-) -> tuple[Tensor, Tensor]:
-    dtype, (batch, length) = v.dtype, v.shape[:2]
-    q, k, v, log_decay, beta, state = _prepare(q, k, v, log_decay, beta, scale, state)
-    chunk_size = min(chunk_size, length)
-    padding = padding_to(length, chunk_size)
-    mask = chunk_mask(segments, (batch, length + padding), chunk_size, v.device)
-    log_decay = pad_time(log_decay, padding).unflatten(1, (-1, chunk_size))
-    cumulative = document_cumsum(log_decay, mask).transpose(0, 1)  # [N, B, H, C]
-    mask = mask.chunk_first()
-    q, k, v, beta = (
-        to_chunks(pad_time(x, padding), chunk_size) for x in (q, k, v, beta[..., None])
-    )
-    pairs = pair_decay(cumulative, mask)
-    entering = entering_decay(cumulative, mask)[..., None]
-
-    solved = _solve(k, beta, pairs, cumulative)
-    values, reads = solved @ v, solved @ (k * -entering)
-    written_keys = k * leaving_decay(cumulative, mask)[..., None]
-    states, changes, last = _scan(
-        values, reads, written_keys, carried_decay(cumulative, mask), state
-    )
-    out = (q * entering) @ states + decayed_pairs(q @ k.mT, pairs, cumulative) @ changes
-    return from_chunks(out, length).to(dtype), last
-
-
-def _solve(k: Tensor, beta: Tensor, pairs: Tensor, cumulative: Tensor) -> Tensor:
-    """Return `(I + L)^{-1} beta`, with L the strictly lower part of `beta (k k^T) decay`."""
-    # The solver reads only what is below the diagonal.
-    lower = decayed_pairs((k * beta) @ k.mT, pairs, cumulative)
-    identity = torch.eye(k.shape[-2], dtype=k.dtype, device=k.device)
-    inverse = torch.linalg.solve_triangular(lower, identity, upper=False, unitriangular=True)
-    return inverse * beta.mT
-
-
-def _scan(
-    values: Tensor, reads: Tensor, written_keys: Tensor, carried: Tensor, state: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Carry the state over chunks; `reads` are negative: what the state says is taken off.
+    Args:
+        q: queries `[B, T, H, K]`.
+        k: keys that write, `[B, T, H, K]`.
+        erase: keys that read what is to go, `[B, T, H, K]`.
+        v: values `[B, T, H, V]`, gated by the caller.
+        log_decay: `g <= 0`, natural log, `[B, T, H]` or `[B, T, H, K]`.
+        scale: multiplies the queries; default `K ** -0.5`.
+        segments: document ids `[B, T]`, each document contiguous; None is one document.
+        state: `[B, H, K, V]`, of the first token's document; None is zeros.
+        chunk_size: tokens handled by one triangular solve; any value gives the same result.
 
     Returns:
-        The state entering each chunk `[N, B, H, K, V]`, what each token changes
-        `[N, B, H, C, V]`, and the last state.
+        Outputs `[B, T, H, V]` in v's dtype, and the state of the last token's document
+        `[B, H, K, V]`, at least float32.
+
+    Raises:
+        ValueError: if shapes don't fit together.
     """
-    states, changes = [], []
-    batch, state = state.shape[:2], state.flatten(0, 1)
-    flat = (x.flatten(1, 2).unbind() for x in (values, reads, written_keys.mT, carried))
-    for value, read, key, decay in zip(*flat, strict=True):
-        change = torch.baddbmm(value, read, state)
-        states.append(state)
-        changes.append(change)
-        state = torch.baddbmm(decay[:, None, None] * state, key, change)
-    entering, changed = (torch.stack(parts).unflatten(1, batch) for parts in (states, changes))
-    return entering, changed, state.unflatten(0, batch)
+    _check(q, v, log_decay, k=k, erase=erase)
+    if runs_step_by_step():
+        return erase_write_reference(
+            q, k, erase, v, log_decay, scale=scale, segments=segments, state=state
+        )
+    dtype = v.dtype
+    q, v, k, erase, log_decay, state = prepare(q, v, (k, erase, log_decay), scale, state)
+    run = _erase_write_once if q.shape[1] == 1 else chunked_erase_write
+    with torch.autocast(v.device.type, enabled=False):
+        out, state = run(q, k, erase, v, by_channel(log_decay), segments, state, chunk_size)
+    return out.to(dtype), state
+
+
+def erase_write_reference(
+    q: Tensor,
+    k: Tensor,
+    erase: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    *,
+    scale: float | None = None,
+    segments: Tensor | None = None,
+    state: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Step-by-step twin of `erase_write`: same arguments and results, one token at a time."""
+    _check(q, v, log_decay, k=k, erase=erase)
+    dtype = v.dtype
+    q, v, k, erase, log_decay, state = prepare(q, v, (k, erase, log_decay), scale, state)
+    inputs = (q, k, erase, v, by_channel(log_decay))
+    out, state = step_through(_erase_write_step, inputs, state, segments)
+    return out.to(dtype), state
+
+
+def dplr(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    log_decay: Tensor,
+    *,
+    scale: float | None = None,
+    segments: Tensor | None = None,
+    state: Tensor | None = None,
+    chunk_size: int = 64,
+) -> tuple[Tensor, Tensor]:
+    """Run the diagonal-plus-low-rank recurrence over packed documents, a chunk at a time.
+
+    `a` reads the state *before* its decay. RWKV-7 is the case `a = -kk`, `b = kk * a_gate`; the
+    delta rule is `a = exp(g) k`, `b = -beta k`, with `beta v` for values.
+
+    Args:
+        q: queries `[B, T, H, K]`.
+        k: keys `[B, T, H, K]`.
+        v: values `[B, T, H, V]`.
+        a: what reads the state, `[B, T, H, K]`.
+        b: where that is added, `[B, T, H, K]`.
+        log_decay: `g <= 0`, natural log, `[B, T, H]` or `[B, T, H, K]`.
+        scale: multiplies the queries; default `K ** -0.5`.
+        segments: document ids `[B, T]`, each document contiguous; None is one document.
+        state: `[B, H, K, V]`, of the first token's document; None is zeros.
+        chunk_size: tokens handled by one triangular solve; any value gives the same result.
+
+    Returns:
+        Outputs `[B, T, H, V]` in v's dtype, and the state of the last token's document
+        `[B, H, K, V]`, at least float32.
+
+    Raises:
+        ValueError: if shapes don't fit together.
+    """
+    _check(q, v, log_decay, k=k, a=a, b=b)
+    if runs_step_by_step():
+        return dplr_reference(q, k, v, a, b, log_decay, scale=scale, segments=segments, state=state)
+    dtype = v.dtype
+    q, v, k, a, b, log_decay, state = prepare(q, v, (k, a, b, log_decay), scale, state)
+    run = _dplr_once if q.shape[1] == 1 else chunked_dplr
+    with torch.autocast(v.device.type, enabled=False):
+        out, state = run(q, k, v, a, b, by_channel(log_decay), segments, state, chunk_size)
+    return out.to(dtype), state
+
+
+def dplr_reference(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    log_decay: Tensor,
+    *,
+    scale: float | None = None,
+    segments: Tensor | None = None,
+    state: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Step-by-step twin of `dplr`: same arguments and results, one token at a time."""
+    _check(q, v, log_decay, k=k, a=a, b=b)
+    dtype = v.dtype
+    q, v, k, a, b, log_decay, state = prepare(q, v, (k, a, b, log_decay), scale, state)
+    inputs = (q, k, v, a, b, by_channel(log_decay))
+    out, state = step_through(_dplr_step, inputs, state, segments)
+    return out.to(dtype), state
+
+
+def _check(q: Tensor, v: Tensor, log_decay: Tensor, **keys: Tensor) -> None:
+    if q.shape[:3] != v.shape[:3] or any(key.shape != q.shape for key in keys.values()):
+        named = {"q": q, **keys}
+        shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in named.items())
+        raise ValueError(
+            f"{shapes} and v {tuple(v.shape)} don't fit: {', '.join(named)} share one shape "
+            "[B, T, H, K], v is [B, T, H, V]"
+        )
+    check_decay(log_decay, v.shape[:3], q.shape[-1])
+
+
+def _check_beta(beta: Tensor, v: Tensor) -> None:
+    if beta.shape != v.shape[:3]:
+        raise ValueError(f"beta is {tuple(beta.shape)}, expected [B, T, H] = {tuple(v.shape[:3])}")
+
+
+def _erase_write_step(
+    q: Tensor, k: Tensor, erase: Tensor, v: Tensor, log_decay: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    decayed = column(log_decay.exp()) * state
+    state = decayed + column(k) @ row(v - read(erase, decayed))
+    return state, read(q, state)
+
+
+def _dplr_step(
+    q: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, log_decay: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    added = column(b) @ row(read(a, state)) + column(k) @ row(v)
+    state = column(log_decay.exp()) * state + added
+    return state, read(q, state)
+
+
+def _erase_write_once(
+    q: Tensor,
+    k: Tensor,
+    erase: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    segments: Tensor | None,
+    state: Tensor,
+    chunk_size: int,
+) -> tuple[Tensor, Tensor]:
+    """One token, elementwise where that is faster than a product; the last two don't matter."""
+    q, k, erase, v, log_decay = (x[:, 0] for x in (q, k, erase, v, log_decay))
+    decayed = column(log_decay.exp()) * state
+    # Without gradients nobody else holds `decayed`, and the state is what takes time here.
+    update = decayed.addcmul if torch.is_grad_enabled() else decayed.addcmul_
+    state = update(column(k), row(v - read(erase, decayed)))
+    return read(q, state)[:, None], state
+
+
+def _dplr_once(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    log_decay: Tensor,
+    segments: Tensor | None,
+    state: Tensor,
+    chunk_size: int,
+) -> tuple[Tensor, Tensor]:
+    q, k, v, a, b, log_decay = (x[:, 0] for x in (q, k, v, a, b, log_decay))
+    decayed, recalled = column(log_decay.exp()) * state, read(a, state)
+    if torch.is_grad_enabled():
+        state = decayed.addcmul(column(b), row(recalled)).addcmul(column(k), row(v))
+    else:
+        state = decayed.addcmul_(column(b), row(recalled)).addcmul_(column(k), row(v))
+    return read(q, state)[:, None], state

@@ -13,11 +13,18 @@ Positions = Tensor | slice
 """Positions `[B, T]`, or the T that all rows share."""
 
 
-def rotate(x_BTHD: Tensor, positions: Positions, base: float, max_positions: int) -> Tensor:
+def rotate(
+    x_BTHD: Tensor, positions: Positions, base: float, max_positions: int, width: int | None = None
+) -> Tensor:
     """Rotate the two halves of each head by `position * base ** (-2 i / D)`.
 
-    `max_positions` is any bound above the largest position (it sizes the cached table).
+    `max_positions` is any bound above the largest position (it sizes the cached table). With a
+    `width` only the first so many dims are turned, as if they were the whole head (GPT-NeoX, arXiv
+    2204.06745, section 2.1).
     """
+    if width is not None and width < x_BTHD.shape[-1]:
+        turned, rest = x_BTHD[..., :width], x_BTHD[..., width:]
+        return torch.cat([rotate(turned, positions, base, max_positions), rest], dim=-1)
     rows, head_dim = _round_up(max_positions), x_BTHD.shape[-1]
     cosine, sine = _table(rows, head_dim, base, x_BTHD.dtype, x_BTHD.device)
     if torch.is_grad_enabled():

@@ -1,10 +1,13 @@
-"""Causal softmax attention over packed documents, within an optional sliding window.
+"""Causal softmax attention over packed documents, within an optional sliding window with sinks.
 
-    o_t = sum_s softmax_s(scale * q_t . k_s) v_s,   s <= t, same document, t - s < window
+    o_t = sum_s softmax_s(scale * q_t . k_s) v_s,
+    s <= t, same document, and t - s < window or s one of the document's first `sinks` tokens
 
-Source: Vaswani et al. (arXiv 1706.03762, equation 1); grouped queries (arXiv 2305.13245).
+Source: Vaswani et al. (arXiv 1706.03762, equation 1); grouped queries (arXiv 2305.13245); sinks
+(arXiv 2309.17453, section 3.2).
 
-Legend: B batch, T query time, S key time, H heads, G key/value heads (G divides H), K head dim.
+Legend: B batch, T query time, S key time, H heads, G key/value heads (G divides H), K key dim,
+V value dim.
 """
 
 import torch
@@ -22,6 +25,7 @@ def softmax_attention(
     *,
     visible: Tensor | None,
     window: int | None = None,
+    sinks: int = 0,
     scale: float | None = None,
 ) -> Tensor:
     """Attend from each query to the keys that it may see.
@@ -29,23 +33,29 @@ def softmax_attention(
     Args:
         q: queries `[B, T, H, K]`.
         k: keys `[B, S, G, K]`.
-        v: values `[B, S, G, K]`.
+        v: values `[B, S, G, V]`.
         visible: `[B or 1, T, S]`, True where the query may see the key; None is plain causal order
             (then T = S), or all keys for a single query. Each query must see at least one key.
         window: the window that `visible` already respects, for the twin to multiply out no more.
+        sinks: first tokens of a document that `visible` shows beyond the window.
         scale: multiplies the scores; default `K ** -0.5`.
 
     Returns:
-        `[B, T, H, K]` in q's dtype.
+        `[B, T, H, V]` in q's dtype.
     """
     if runs_step_by_step():
-        return softmax_attention_reference(q, k, v, visible=visible, window=window, scale=scale)
+        return softmax_attention_reference(
+            q, k, v, visible=visible, window=window, sinks=sinks, scale=scale
+        )
     repeats = q.shape[2] // k.shape[2]
+    if q.shape[1] == 1 and repeats > 1:
+        return _one_query(q, k, v, visible, scale)
     k, v = (x.repeat_interleave(repeats, dim=2) if repeats > 1 else x for x in (k, v))
     if q.is_cpu and v.requires_grad and q.shape[1] == k.shape[1]:
         factor = q.shape[-1] ** -0.5 if scale is None else scale
         with torch.autocast("cpu", enabled=False):
-            out = blocked_attention(q.to(v.dtype), k.to(v.dtype), v, visible, window, factor)
+            near = None if sinks else window  # sinks stand anywhere: every block starts at them
+            out = blocked_attention(q.to(v.dtype), k.to(v.dtype), v, visible, near, factor)
         return out.to(q.dtype)
     out = F.scaled_dot_product_attention(
         q.transpose(1, 2),
@@ -58,6 +68,18 @@ def softmax_attention(
     return out.transpose(1, 2)
 
 
+def _one_query(
+    q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, scale: float | None
+) -> Tensor:
+    """Decode with grouped heads: those that share keys stand as queries, and no key is repeated."""
+    grouped = q[:, 0].unflatten(1, (k.shape[2], -1))
+    mask = None if visible is None else visible[:, None]
+    out = F.scaled_dot_product_attention(
+        grouped, k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, scale=scale
+    )
+    return out.flatten(1, 2)[:, None]
+
+
 def softmax_attention_reference(
     q: Tensor,
     k: Tensor,
@@ -65,12 +87,13 @@ def softmax_attention_reference(
     *,
     visible: Tensor | None,
     window: int | None = None,
+    sinks: int = 0,
     scale: float | None = None,
 ) -> Tensor:
     """Step-by-step twin of `softmax_attention`: one query at a time, over the keys so far.
 
-    The causal half and the window alone are multiplied out, so that a FLOP counter sees what such
-    attention costs.
+    The causal half, the window and its sinks alone are multiplied out, so that a FLOP counter sees
+    what such attention costs.
     """
     length, keys = q.shape[1], k.shape[1]
     repeats = q.shape[2] // k.shape[2]
@@ -79,13 +102,25 @@ def softmax_attention_reference(
     outputs = []
     for time in range(length):
         end = keys - length + time + 1  # keys of this very call stand last
-        # Slots of a cache stand in any order: only keys of this very call can be cut by index.
-        seen = slice(max(0, end - window) if window and keys == length else 0, end)
-        scores = (factor * q[:, time, :, None]) @ k[:, :, seen].mT
-        if visible is not None:
-            scores = scores.masked_fill(~visible[:, None, None, time, seen], float("-inf"))
-        outputs.append((scores.softmax(dim=-1) @ v[:, :, seen])[:, :, 0])
+        seen = None if visible is None else visible[:, time, :end]
+        near_k, near_v = k[:, :, :end], v[:, :, :end]
+        if window and seen is not None and window + sinks < end:
+            near_k, near_v, seen = _gather_seen(near_k, near_v, seen, window + sinks)
+        scores = (factor * q[:, time, :, None]) @ near_k.mT
+        if seen is not None:
+            scores = scores.masked_fill(~seen[:, None, None], float("-inf"))
+        outputs.append((scores.softmax(dim=-1) @ near_v)[:, :, 0])
     return torch.stack(outputs, dim=1)
+
+
+def _gather_seen(
+    k_BHSK: Tensor, v_BHSV: Tensor, seen_BS: Tensor, most: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys, values and mask of no more than `most` keys, those in sight among them."""
+    order = seen_BS.byte().argsort(dim=-1, descending=True, stable=True)[:, :most]
+    at = order[:, None, :, None].expand(*k_BHSK.shape[:2], -1, 1)
+    k, v = (x.gather(2, at.expand(-1, -1, -1, x.shape[-1])) for x in (k_BHSK, v_BHSV))
+    return k, v, seen_BS.gather(1, order)
 
 
 def earlier_keys(
@@ -106,15 +141,21 @@ def visible_keys(
     query_segments_BT: Tensor | None,
     key_segments_BS: Tensor | None,
     window: int | None,
+    *,
+    sinks: int = 0,
 ) -> Tensor:
     """Whether each query may see each key, `[B or 1, T, S]`.
 
-    Positions count within documents; a key at a negative position does not exist.
+    Positions count within documents; a key at a negative position does not exist. The first `sinks`
+    tokens of a document stay in sight of all of it.
     """
     distance = query_positions_BT[:, :, None] - key_positions_BS[:, None, :]
     seen = (distance >= 0) & (key_positions_BS >= 0)[:, None, :]
     if window is not None:
-        seen = seen & (distance < window)
+        near = distance < window
+        if sinks:
+            near = near | (key_positions_BS < sinks)[:, None, :]
+        seen = seen & near
     if query_segments_BT is not None and key_segments_BS is not None:
         seen = seen & (query_segments_BT[:, :, None] == key_segments_BS[:, None, :])
     return seen

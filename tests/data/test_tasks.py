@@ -186,6 +186,12 @@ def solve_mqar(question: str, level: int) -> str:
     return " ".join(table[query] for query in queries)
 
 
+def solve_selective_copy(question: str, level: int) -> str:
+    kept = question.replace(".", " ").split()
+    assert len(kept) == level and len(question.split()) == 4 * level
+    return " ".join(kept)
+
+
 def solve_addition(question: str, level: int) -> str:
     operands = [int(operand.replace(" ", "")) for operand in question.split("+")]
     assert len(operands) == level and all(100 <= operand <= 999 for operand in operands)
@@ -243,6 +249,7 @@ SOLVERS = {
     "s5": solve_group(5, even_only=False),
     "phop": solve_phop,
     "mqar": solve_mqar,
+    "selective_copy": solve_selective_copy,
     "addition": solve_addition,
     "prosqa": solve_prosqa,
     "igsm": solve_igsm,
@@ -276,6 +283,15 @@ def test_chance_of_words_is_exact(level: int) -> None:
                 grown[solve(f"{product} {swap}", 2)] += count
         word_products = grown
     assert max(word_products.values()) / 3**level == pytest.approx(TASKS["s3_swaps"].chance(level))
+
+
+def test_content_is_scattered_among_the_noise() -> None:
+    """Every place is as likely as any other, and every token."""
+    problems = draw(TASKS["selective_copy"], 16, 400)
+    places = np.mean([[symbol != "." for symbol in problem.symbols] for problem in problems], 0)
+    assert np.abs(places - 1 / 4).max() < 0.11
+    tokens = Counter(token for problem in problems for token in problem.answer.split())
+    assert len(tokens) == 16 and min(tokens.values()) > 300
 
 
 @pytest.mark.parametrize("level", [2, 3])

@@ -7,7 +7,9 @@ import pytest
 
 from eval.machine import matmul_rate
 from eval.peers import PEERS
-from eval.speed import KINDS, LAYOUTS, main, parse, take_turns
+from eval.speed import main, parse
+from eval.speed_backbones import KINDS, LAYOUTS
+from eval.speed_timing import take_turns
 
 TINY = ["dim=32", "layers=2", "head_dim=16", "vocab_size=64", "context=16", "batch=2", "rounds=1"]
 

@@ -9,22 +9,42 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from models.backbone import Backbone
-from models.config import BackboneConfig
+from models.config import BackboneConfig, backbone_from_dict
 from models.depth.listing import DEPTHS
 from models.depth.looped import LoopedDepthConfig
 from models.latent.listing import LATENTS
+from models.layout import parse_layout
 from models.mixer import Mixer, MixerConfig, Site
 from models.mixers.attention import AttentionConfig
+from models.mixers.block_sparse import BlockSparseConfig
+from models.mixers.delta_product import GatedDeltaProductConfig
+from models.mixers.deltanet import DeltaNetConfig
 from models.mixers.gated_delta import GatedDeltaNetConfig
+from models.mixers.gated_delta2 import GatedDeltaNet2Config
+from models.mixers.gla import GatedLinearAttentionConfig
+from models.mixers.hgrn2 import HGRN2Config
+from models.mixers.kda import KimiDeltaConfig
 from models.mixers.listing import MIXERS
 from models.mixers.mamba2 import Mamba2Config
+from models.mixers.mamba3 import Mamba3Config
+from models.mixers.mla import LatentAttentionConfig
+from models.mixers.moba import MixtureOfBlocksConfig
+from models.mixers.mom import MixtureOfMemoriesConfig
+from models.mixers.nsa import NativeSparseConfig
+from models.mixers.retnet import RetNetConfig
+from models.mixers.rwkv7 import RWKV7Config
+from models.mlps.listing import MLPS
+from models.mlps.moe import MoEConfig
+from models.mlps.relu2 import ReLU2Config
 
 SITE = Site(dim=16, head_dim=4, layer=1, num_layers=3)
 LENGTH = 21
@@ -40,10 +60,33 @@ VARIANTS: dict[str, MixerConfig] = {
     "attn nope": AttentionConfig(rope_base=None),
     "attn unnormalised": AttentionConfig(qk_norm=False, head_dim=6, num_heads=2),
     "attn conv": AttentionConfig(conv_width=4),
+    "attn gate": AttentionConfig(gate=True, num_kv_heads=2, rope_fraction=0.5),
+    "attn window sinks": AttentionConfig(window=3, sinks=2),
+    "attn window many sinks": AttentionConfig(window=1, sinks=7, num_kv_heads=1, conv_width=2),
+    "mla low-rank queries": LatentAttentionConfig(q_rank=6, kv_rank=5, rope_dim=4),
+    "mla nope": LatentAttentionConfig(rope_dim=0, num_heads=2, head_dim=3),
+    "mla unrotated": LatentAttentionConfig(rope_dim=3, rope_base=None),
+    "nsa small blocks": NativeSparseConfig(block_size=3, num_selected=3, window=4),
+    "nsa grouped": NativeSparseConfig(num_kv_heads=2, block_size=2, num_selected=2, window=1),
+    "moba small blocks": MixtureOfBlocksConfig(block_size=3, num_selected=3),
+    "moba grouped": MixtureOfBlocksConfig(num_kv_heads=1, block_size=2, num_selected=2),
+    "moba own block": MixtureOfBlocksConfig(block_size=4, num_selected=1, rope_base=None),
     "gdn positive eigenvalues": GatedDeltaNetConfig(negative_eigenvalues=False),
     "gdn no conv": GatedDeltaNetConfig(conv_width=0, expand_v=1.0),
+    "gdn grouped": GatedDeltaNetConfig(num_heads=4, num_key_heads=2, expand_v=1.0),
+    "deltanet gate": DeltaNetConfig(use_gate=True, negative_eigenvalues=True, expand_v=2.0),
+    "delta_product three": GatedDeltaProductConfig(num_householder=3, conv_width=0),
+    "kda bounded": KimiDeltaConfig(lower_bound=-5.0, negative_eigenvalues=True, gate_rank=3),
+    "gdn2 bounded": GatedDeltaNet2Config(lower_bound=-5.0, negative_eigenvalues=True, expand_v=2.0),
+    "rwkv7 heads": RWKV7Config(num_heads=3, head_dim=4, decay_rank=3, rate_rank=4, gate_rank=5),
+    "mom no shared": MixtureOfMemoriesConfig(shared_memory=False, top_k=1, expand_v=2.0),
     "mamba2 groups": Mamba2Config(num_groups=2, state_dim=6),
     "mamba2 no conv": Mamba2Config(conv_width=0, expand=1.0),
+    "mamba2 biased": Mamba2Config(conv_bias=True, norm=False),
+    "retnet nope": RetNetConfig(rope_base=None, expand_v=1.0),
+    "gla conv": GatedLinearAttentionConfig(conv_width=3, expand_k=1.0),
+    "hgrn2 unbounded": HGRN2Config(state_dim=6, lower_bound=0.0),
+    "mamba3 groups": Mamba3Config(num_groups=2, state_dim=6, rope_fraction=1.0),
 }
 
 # Lengths of the documents of two rows; a negative one is padding.
@@ -112,12 +155,15 @@ MIXER_SETTINGS: dict[str, MixerConfig] = {
     **{kind: MIXER_CASES[kind] for kind in MIXERS},
     "attn": AttentionConfig(conv_width=3),
     "window": AttentionConfig(window=4, num_kv_heads=1),
+    "nsa": NativeSparseConfig(block_size=3, num_selected=3, window=4),
+    "moba": MixtureOfBlocksConfig(block_size=3, num_selected=3),
 }
 
 
 def backbone_config(layout: str = "attn", num_layers: int = 2, **changes: Any) -> BackboneConfig:
     """Return settings of a tiny backbone; only the mixers that the layout names are defined."""
-    names = {term.split("*")[-1] for term in layout.split()}
+    layers = parse_layout(layout, num_layers, list(MIXER_SETTINGS))
+    names = {name for layer in layers for name, _ in layer.parts}
     settings: dict[str, Any] = {
         "dim": 16,
         "num_layers": num_layers,
@@ -128,6 +174,41 @@ def backbone_config(layout: str = "attn", num_layers: int = 2, **changes: Any) -
         "vocab_size": VOCABULARY,
     }
     return BackboneConfig(**{**settings, **changes})
+
+
+PUBLISHED = (
+    *("qwen3_next", "olmo_hybrid", "kimi_linear", "nemotron_h", "falcon_h1", "minimax_01"),
+    *("rwkv7", "nsa", "moba", "zamba", "samba"),
+)
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def published(name: str) -> BackboneConfig:
+    """Return a published architecture of configs/, tiny: its whole layout once, few experts."""
+    plain: Any = OmegaConf.load(CONFIGS / "backbone" / f"{name}.yaml")
+    kinds = {key.split(".")[-1].removesuffix("_"): kind for key, kind in _choices(plain.defaults)}
+    own = OmegaConf.to_container(plain.backbone)
+    assert isinstance(own, dict)
+    mixers = own.setdefault("mixers", {})
+    for mixer in {kind for key, kind in kinds.items() if key not in ("/mlp", "/depth")}:
+        mixers[mixer] = {"kind": mixer, **mixers.get(mixer, {})}
+    if "/mlp" in kinds:
+        own["mlp"] = {"kind": kinds["/mlp"]}
+    layers = sum(int(term.split("*")[0]) if "*" in term else 1 for term in own["layout"].split())
+    tiny = {"dim": 16, "head_dim": 8, "mlp_hidden": 12, "vocab_size": VOCABULARY}
+    config = backbone_from_dict({**own, **tiny, "num_layers": layers})
+    mixers = {name: small_chunks(mixer) for name, mixer in config.mixers.items()}
+    for name, mixer in mixers.items():
+        if isinstance(mixer, BlockSparseConfig):
+            mixers[name] = replace(mixer, block_size=3)
+    return replace(config, mixers=mixers)
+
+
+def _choices(defaults: Any) -> Iterator[tuple[str, str]]:
+    """The group and the choice of each line of a defaults list."""
+    for line in defaults:
+        for key, kind in line.items():
+            yield key.removeprefix("override "), kind
 
 
 BACKBONE_CASES: dict[str, BackboneConfig] = {
@@ -145,6 +226,33 @@ BACKBONE_CASES: dict[str, BackboneConfig] = {
     "3*gdn attn": backbone_config("3*gdn attn", 4),
     "gdn mamba2 attn": backbone_config("gdn mamba2 attn", 3),
     "window mamba2 tied": backbone_config("window mamba2", 2, tie_embeddings=True),
+    **{
+        f"{kind} mlp": backbone_config("gdn attn", mlp=made())
+        for kind, made in MLPS.items()
+        if kind != "swiglu"
+    },
+    "moe alone": backbone_config(
+        "attn", mlp=MoEConfig(num_experts=3, top_k=1, shared_experts=0, expert_hidden=5)
+    ),
+    "canon": backbone_config("gdn attn", canon="ACD", canon_width=3),
+    "canon looped": backbone_config(
+        "attn@a mamba2! attn@a", 3, canon="AC", canon_width=2, depth=LoopedDepthConfig(loops=2)
+    ),
+    "parallel": backbone_config("attn+mamba2 swa:3+gdn!", 2, canon="A"),
+    "shared": backbone_config("2*mamba2 attn@a", 6),
+    "shared values": backbone_config("gdn 3*rwkv7 rwkv7+attn", 5, mlp=ReLU2Config(), canon="C"),
+    "overridden": backbone_config(
+        "attn gdn", 3, overrides={"0": {"window": 4, "mlp": "none"}, "2": {"mlp": "relu2"}}
+    ),
+    # One layout for each pair of families: softmax, decayed, delta rule, sparse, memory.
+    **{
+        layout: backbone_config(layout)
+        for layout in (
+            *("swa gla", "mla kda", "attn nsa", "attn mom", "hgrn2 rwkv7", "mamba3 moba"),
+            *("retnet mom", "gdn2 nsa", "delta_product mom", "moba mom", "lightning deltanet"),
+        )
+    },
+    **{f"published {name}": published(name) for name in PUBLISHED},
     "looped": backbone_config(
         "attn", 3, depth=LoopedDepthConfig(prelude=1, coda=1, loops=3, injection="add")
     ),

@@ -51,7 +51,7 @@ ATTENTION = {"attn": {"kind": "attn"}}
         ({"dims": 3}, "backbone.dims is not a setting: choose one of name, dim, "),
         (
             {"mixers": {"a": {"kind": "atn"}}},
-            "backbone.mixers.a.kind=atn is not known: .*attn, gdn",
+            "backbone.mixers.a.kind=atn is not known: .*attn, .*gdn",
         ),
         ({"mixers": {"a": {}}}, "backbone.mixers.a.kind=None is not known"),
         ({"mixers": {"a": "attn"}}, "backbone.mixers.a.kind=None is not known"),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.backbone import Backbone
+from models.mlps.moe import MoE
 from models.ops.twin import step_by_step
 from tests.models.cases import (
     BACKBONE_CASES,
@@ -39,6 +40,14 @@ def logits(backbone: Backbone, *args: Any, **settings: Any) -> Tensor:
     return out.readout(out.hidden_BTD)
 
 
+def unchanged(backbone: Backbone, after: Tensor, before: Tensor) -> bool:
+    """Bit for bit; to rounding where shapes depend on content, as in the dispatch to experts."""
+    if not any(isinstance(module, MoE) for module in backbone.modules()):
+        return torch.equal(after, before)
+    tolerance = 1e-12 if after.dtype == torch.float64 else 1e-5
+    return torch.allclose(after, before, rtol=tolerance, atol=tolerance)
+
+
 def test_changing_a_document_changes_no_other(
     backbone: Backbone, segments: Tensor, dtype: torch.dtype
 ) -> None:
@@ -46,7 +55,7 @@ def test_changing_a_document_changes_no_other(
     before = logits(backbone, read, segments)
     for name, own in documents(segments):
         after = logits(backbone, torch.where(own, other(read), read), segments)
-        assert torch.equal(after[~own], before[~own]), f"{name} leaks into others"
+        assert unchanged(backbone, after[~own], before[~own]), f"{name} leaks into others"
         assert not torch.equal(after[own], before[own]), f"{name} ignores its own tokens"
 
 
@@ -60,7 +69,8 @@ def test_the_future_changes_nothing(
     for now in (1, 8, 15, LENGTH - 1):
         changed = torch.cat([read[:, :now], other(read[:, now:])], dim=1)
         after = logits(backbone, changed, segments)
-        assert torch.equal(after[:, :now], before[:, :now]), f"tokens before {now} see the future"
+        seen = unchanged(backbone, after[:, :now], before[:, :now])
+        assert seen, f"tokens before {now} see the future"
         assert not torch.equal(after[:, now], before[:, now]), f"token {now} ignores its input"
 
 

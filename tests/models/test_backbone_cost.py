@@ -93,7 +93,11 @@ def test_block_calls_are_the_calls_made(case: str, loops: int | None) -> None:
     assert backbone.prefill_cost(LENGTH, loops).serial_steps == expected, "a prompt is read at once"
 
 
-@pytest.mark.parametrize("case", [case for case in BACKBONE_CASES if case not in LOOPED])
+SHARED = [case for case, config in BACKBONE_CASES.items() if "@" in config.layout]
+ONCE = [case for case in BACKBONE_CASES if case not in LOOPED + SHARED]
+
+
+@pytest.mark.parametrize("case", ONCE)
 def test_weight_bytes_are_the_weights_read(case: str) -> None:
     """All weights, but for the embedding where it isn't the head: a token reads one row of it."""
     backbone = unreal(case)

@@ -19,6 +19,7 @@ from models.mixer import Mixer
 from models.mixers.attention import AttentionConfig
 from models.mixers.gated_delta import GatedDeltaNet, GatedDeltaNetConfig
 from models.mixers.mamba2 import Mamba2, Mamba2Config
+from models.mlps.swiglu import SwiGLU
 from tests.models.cases import BACKBONE_CASES, LENGTH, MIXER_CASES, SITE, VOCABULARY
 
 MANY = 4096
@@ -66,7 +67,7 @@ def test_a_new_block_is_the_identity(case: str) -> None:
     mixer = MIXER_CASES[case].build(SITE)
     x = torch.randn(2, LENGTH, SITE.dim)
     assert mixer(x)[0].count_nonzero() == 0
-    assert torch.equal(Block(mixer, SITE.dim, 24)(x)[0], x)
+    assert torch.equal(Block(mixer, SITE.dim, SwiGLU(SITE.dim, 24))(x)[0], x)
 
 
 @pytest.mark.parametrize("case", BACKBONE_CASES)

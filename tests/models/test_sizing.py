@@ -15,6 +15,7 @@ from tests.models.cases import BACKBONE_CASES, backbone_config
 from train.schema import register_schemas
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+TARGET = 300_000
 BACKBONES = sorted(path.stem for path in (CONFIGS / "backbone").glob("*.yaml"))
 
 
@@ -27,13 +28,13 @@ def hydra() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_each_backbone_of_the_configs_is_matched(hydra: None, name: str) -> None:
-    sizes = {"dim": 64, "num_layers": 4, "target_parameters": 210_000}
+    sizes = {"dim": 64, "num_layers": 4, "target_parameters": TARGET}
     overrides = [f"backbone={name}", *(f"backbone.{key}={value}" for key, value in sizes.items())]
     config = OmegaConf.to_object(compose("train", overrides).backbone)
     assert isinstance(config, BackboneConfig)
     resolved = resolve(config, vocab_size=384)
     built = Backbone(resolved).num_parameters
-    assert built == pytest.approx(210_000, rel=TOLERANCE), f"mlp_hidden={resolved.mlp_hidden}"
+    assert built == pytest.approx(TARGET, rel=TOLERANCE), f"mlp_hidden={resolved.mlp_hidden}"
     assert resolved == replace(config, vocab_size=384, mlp_hidden=resolved.mlp_hidden)
 
 
@@ -47,7 +48,12 @@ def test_parameters_are_counted_without_building(case: str) -> None:
     assert count_parameters(config) == Backbone(config).num_parameters
 
 
-@pytest.mark.parametrize("case", BACKBONE_CASES)
+def test_a_target_without_a_width_to_choose_is_refused() -> None:
+    with pytest.raises(ValueError, match="no feed-forward network of the backbone backbone takes"):
+        matched_mlp_hidden(BACKBONE_CASES["moe alone"], 30_000)
+
+
+@pytest.mark.parametrize("case", [case for case in BACKBONE_CASES if case != "moe alone"])
 def test_no_other_width_comes_nearer(case: str) -> None:
     config, target = BACKBONE_CASES[case], 30_000
     width = matched_mlp_hidden(config, target)
@@ -55,7 +61,7 @@ def test_no_other_width_comes_nearer(case: str) -> None:
         near: abs(count_parameters(replace(config, mlp_hidden=near)) - target)
         for near in (width - 1, width, width + 1)
     }
-    assert min(errors, key=lambda near: errors[near]) == width, errors
+    assert errors[width] == min(errors.values()), errors
 
 
 @pytest.mark.parametrize("target", [1, 2_500])

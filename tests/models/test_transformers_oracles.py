@@ -14,6 +14,7 @@ from models.ops.delta import delta_rule
 
 pytest.importorskip("transformers")
 
+from transformers.models.kimi_linear import modeling_kimi_linear as kimi_linear
 from transformers.models.mamba2 import modeling_mamba2 as mamba2
 from transformers.models.qwen3_next import modeling_qwen3_next as qwen3_next
 
@@ -45,6 +46,28 @@ def test_delta_rule_is_qwen3_nexts(theirs: Callable[..., Any]) -> None:
         torch.testing.assert_close(mine, other, **CLOSE)
     pairs = zip(gradients(*actual, inputs), gradients(*expected, inputs), strict=True)
     for name, (mine, other) in zip(("q", "k", "v", "log_decay", "beta"), pairs, strict=True):
+        torch.testing.assert_close(mine, other, **CLOSE, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.parametrize("decay", [0.1, 1.0, 16.0])
+@pytest.mark.parametrize(
+    "theirs",
+    [kimi_linear.chunk_kimi_delta_attention, kimi_linear.recurrent_kimi_delta_attention],
+)
+def test_delta_rule_with_a_decay_by_channel_is_kimi_linears(
+    theirs: Callable[..., Any], decay: float
+) -> None:
+    q, k, v, _, beta = delta_inputs()
+    log_decay = -decay * F.softplus(torch.randn(BATCH, LENGTH, HEADS, KEYS))
+    start = torch.randn(BATCH, HEADS, KEYS, VALUES)
+    inputs = tuple(x.requires_grad_() for x in (q, k, v, log_decay, beta, start))
+    expected = theirs(*inputs[:-1], initial_state=start, output_final_state=True)
+    actual = delta_rule(*inputs[:-1], state=start)
+    for mine, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(mine, other, **CLOSE)
+    pairs = zip(gradients(*actual, inputs), gradients(*expected, inputs), strict=True)
+    names = ("q", "k", "v", "log_decay", "beta", "state")
+    for name, (mine, other) in zip(names, pairs, strict=True):
         torch.testing.assert_close(mine, other, **CLOSE, msg=lambda text, n=name: f"{n}: {text}")
 
 

@@ -1,0 +1,81 @@
+"""Evaluate a run folder: its newest checkpoint, its ledger, and a note of what was asked."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.atomic import write_atomically
+from eval.checkpoint import checkpoints, load_trained
+from eval.config import EvalConfig
+from eval.evaluate import Row, Subject, evaluate
+from eval.ledger import LEDGER_FILE, Ledger, read_ledger
+
+EVALUATION_FILE = "evaluation.json"
+
+
+def evaluate_run(
+    folder: Path, config: EvalConfig, device: str = "auto", force: bool = False
+) -> Path:
+    """Ask a run's backbone all that the settings say, and write its ledger after each cell.
+
+    Cells that the ledger answers for the same checkpoint are kept.
+
+    Args:
+        folder: the run's folder.
+        config: what is asked.
+        device: auto, cpu or cuda.
+        force: ask again what the ledger already answers.
+
+    Returns:
+        The ledger's path.
+
+    Raises:
+        eval.checkpoint.CheckpointError: there is nothing to evaluate.
+        ValueError: on impossible settings, naming the key.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    trained = load_trained(folder)
+    path = folder / LEDGER_FILE
+    existing = [] if force or not path.exists() else read_ledger(path).to_dicts()
+    subject = Subject(
+        trained.backbone.to(device),
+        trained.tokenizer,
+        folder.name,
+        trained.backbone.config.name,
+        trained.identity,
+        trained.levels,
+    )
+
+    def save(rows: list[Row]) -> None:
+        ledger = Ledger()
+        ledger.extend(rows)
+        ledger.write(path)
+
+    save(evaluate(subject, config, existing, on_cell=save))
+    note = json.dumps(_note(folder, config), indent=2, sort_keys=True)
+    write_atomically(folder / EVALUATION_FILE, f"{note}\n".encode())
+    return path
+
+
+def is_evaluated(folder: Path, config: EvalConfig) -> bool:
+    """Return whether the ledger answers all that the settings ask, for the newest checkpoint."""
+    path = folder / EVALUATION_FILE
+    if not path.is_file() or not (folder / LEDGER_FILE).is_file():
+        return False
+    try:
+        return json.loads(path.read_text()) == _note(folder, config)
+    except ValueError:
+        return False
+
+
+def _note(folder: Path, config: EvalConfig) -> dict[str, Any]:
+    """What was asked, of which checkpoint; how many rows ran side by side changes no answer."""
+    asked = asdict(config)
+    for name in ("after_training", "batch_size"):
+        asked.pop(name)
+    found = checkpoints(folder)
+    return {"asked": asked, "checkpoint": found[-1].name if found else None}

@@ -1,0 +1,1 @@
+"""Channel mixing: what a block does to each position alone, after its mixer."""
