@@ -127,12 +127,12 @@ def _attention(name: str, ours: Any, site: Site, chunk: int) -> LayerPeer:
     from transformers.models.qwen3 import modeling_qwen3 as source
 
     heads, head_dim = site.heads(ours.num_heads, ours.head_dim)
+    settings: dict[str, Any] = {**_shared(site), "attn_implementation": "sdpa"}
     config = transformers.Qwen3Config(
-        **_shared(site),
+        **settings,
         num_attention_heads=heads,
         num_key_value_heads=ours.num_kv_heads or heads,
         head_dim=head_dim,
-        **{"attn_implementation": "sdpa"},
     )
     module = source.Qwen3Attention(config, layer_idx=0)
     rotary = source.Qwen3RotaryEmbedding(config)

@@ -82,7 +82,7 @@ def _everything(
             options = {"segments": _segments(device), "state": state}
         out, last = operation(*leaves.values(), **options)
         results = {"output": out} | ({} if last is None else {"state": last})
-        cotangents = [_draw(x.shape, device, seed) for seed, x in enumerate(results.values(), 7)]
+        cotangents = [draw(x.shape, device, seed) for seed, x in enumerate(results.values(), 7)]
         torch.autograd.backward(
             list(results.values()),
             [g.to(x.dtype) for g, x in zip(cotangents, results.values(), strict=True)],
@@ -106,8 +106,8 @@ def _segments(device: torch.device) -> Tensor:
     return segments
 
 
-def _draw(shape: tuple[int, ...] | torch.Size, device: torch.device, seed: int) -> Tensor:
-    # Drawn on the host: the same numbers on every device, and nobody's generator moves.
+def draw(shape: tuple[int, ...] | torch.Size, device: torch.device, seed: int) -> Tensor:
+    """Draw on the host: the same numbers on every device, and nobody's generator moves."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator).to(device)
 
@@ -121,19 +121,19 @@ def recurrence_trial(
     gate does at the start of a sentence. "mild" is by channel within RWKV-7's bound of -0.6.
     """
     heads = (BATCH, LENGTH, HEADS)
-    q, k = (F.normalize(_draw((*heads, keys), device, seed), dim=-1) for seed in (0, 1))
+    q, k = (F.normalize(draw((*heads, keys), device, seed), dim=-1) for seed in (0, 1))
     inputs = {"q": q * keys**0.5, "k": k}
     shape = heads if decay == "head" else (*heads, keys)
-    uniform = torch.sigmoid(_draw(shape, device, 3))
+    uniform = torch.sigmoid(draw(shape, device, 3))
     strong = (
         torch.arange(LENGTH, device=device).remainder(5).eq(4).view(1, -1, *[1] * len(shape[2:]))
     )
     mild = -0.6 * uniform
     log_decay = mild if decay == "mild" else torch.where(strong, -6.0 * uniform, 0.3 * mild)
-    named = {"log_decay": log_decay, "v": _draw((*heads, values), device, 2)}
+    named = {"log_decay": log_decay, "v": draw((*heads, values), device, 2)}
     for seed, name in enumerate(extra, 4):
         inputs[name] = named[name] if name in named else _gate(name, k, seed)
-    return Trial(inputs, _draw((BATCH, HEADS, keys, values), device, 9), _HALF & inputs.keys())
+    return Trial(inputs, draw((BATCH, HEADS, keys, values), device, 9), _HALF & inputs.keys())
 
 
 _HALF = frozenset({"q", "k", "v", "a", "b", "erase", "x", "weight"})
@@ -141,32 +141,32 @@ _HALF = frozenset({"q", "k", "v", "a", "b", "erase", "x", "weight"})
 
 def _gate(name: str, k: Tensor, seed: int) -> Tensor:
     if name == "beta":  # up to 2: negative eigenvalues
-        return 2 * torch.sigmoid(_draw(k.shape[:-1], k.device, seed))
+        return 2 * torch.sigmoid(draw(k.shape[:-1], k.device, seed))
     if name == "a":
         return -k
-    return k * torch.sigmoid(_draw(k.shape, k.device, seed))  # b, or erase: along the key
+    return k * torch.sigmoid(draw(k.shape, k.device, seed))  # b, or erase: along the key
 
 
 def convolution_trial(width: int, channels: int, device: torch.device) -> Trial:
     """Draw inputs of a short convolution, whose state is the tail `[B, W-1, D]`."""
     inputs = {
-        "x": _draw((BATCH, LENGTH, channels), device, 0),
-        "weight": _draw((channels, width), device, 1),
+        "x": draw((BATCH, LENGTH, channels), device, 0),
+        "weight": draw((channels, width), device, 1),
     }
-    return Trial(inputs, _draw((BATCH, width - 1, channels), device, 2), _HALF & inputs.keys())
+    return Trial(inputs, draw((BATCH, width - 1, channels), device, 2), _HALF & inputs.keys())
 
 
 def scan_trial(keys: int, values: int, device: torch.device) -> Trial:
     """Draw inputs of Mamba-2's scan: one group of queries and keys, steps as at its start."""
     groups = (BATCH, LENGTH, 1, keys)
     inputs = {
-        "q": _draw(groups, device, 0),
-        "k": _draw(groups, device, 1),
-        "x": _draw((BATCH, LENGTH, HEADS, values), device, 2),
-        "time_step": 0.1 * torch.sigmoid(_draw((BATCH, LENGTH, HEADS), device, 3)),
+        "q": draw(groups, device, 0),
+        "k": draw(groups, device, 1),
+        "x": draw((BATCH, LENGTH, HEADS, values), device, 2),
+        "time_step": 0.1 * torch.sigmoid(draw((BATCH, LENGTH, HEADS), device, 3)),
         "rate": -torch.linspace(1, 16, HEADS, device=device),
     }
-    return Trial(inputs, _draw((BATCH, HEADS, keys, values), device, 9), _HALF & inputs.keys())
+    return Trial(inputs, draw((BATCH, HEADS, keys, values), device, 9), _HALF & inputs.keys())
 
 
 def plain_decayed(

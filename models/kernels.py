@@ -47,6 +47,16 @@ from .kernel_checks import (
 )
 from .kernel_documents import document_bounds
 from .kernel_flash import Attend, flash_documents, self_check
+from .kernel_sparse import (
+    checked_moba,
+    checked_selection,
+    moba,
+    moba_trial,
+    plain_moba,
+    plain_selected,
+    selected_blocks,
+    selection_trial,
+)
 
 __all__ = [
     "KERNELS",
@@ -77,14 +87,16 @@ class Kernel:
         plain: what it must equal.
         trial: draws inputs for (keys, values, device), the sizes that the kernel will see.
         fits: whether it takes such sizes at all.
+        checked: makes an operator that can be checked of one that is called otherwise.
     """
 
     module: str
     name: str
-    adapter: Callable[..., tuple[Tensor, Tensor | None]]
-    plain: Operation
+    adapter: Callable[..., Any]
+    plain: Callable[..., Any]
     trial: Callable[[int, int, torch.device], Trial]
     fits: Callable[[int, int], bool] = lambda keys, values: keys <= 256
+    checked: Callable[[Callable[..., Any]], Operation] = lambda run: run
 
 
 def _recurrence(decay: str, *names: str) -> Callable[[int, int, torch.device], Trial]:
@@ -138,6 +150,17 @@ KERNELS: dict[str, Kernel] = {
         convolution_trial,
         fits=lambda width, channels: 2 <= width <= 4 and channels % 8 == 0,
     ),
+    "selected_blocks": Kernel(
+        "fla.ops.nsa.parallel",
+        "parallel_nsa",
+        selected_blocks,
+        plain_selected,
+        selection_trial,
+        checked=checked_selection,
+    ),
+    "moba": Kernel(
+        "fla.ops.moba", "parallel_moba", moba, plain_moba, moba_trial, checked=checked_moba
+    ),
 }
 """Which kernel stands behind which operator; "by channel" has a decay for each key channel."""
 
@@ -145,6 +168,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Key = tuple[str, int, int, torch.dtype, torch.device]
 _running: dict[_Key, Callable[..., Any] | None] = {}
 _reasons: dict[str, str] = {}
+_DEVICE = "cuda"
 _switch = {"on": os.environ.get("PAUCA_KERNELS", "1") != "0"}
 
 
@@ -184,7 +208,7 @@ def find(
     Returns:
         A callable with the operator's arguments, but for `chunk_size`.
     """
-    if v.device.type != "cuda" or v.dtype not in HALF or not _allowed():
+    if v.device.type != _DEVICE or v.dtype not in HALF or not _allowed():
         return None
     name = operator
     if log_decay is not None and log_decay.dim() == v.dim():
@@ -213,12 +237,13 @@ def resolve(key: _Key) -> None:
     function = _imported(name, kernel.module, kernel.name)
     if function is None:
         return
-    ready = named_alike(function) if kernel.module.startswith("fla.") else function
+    ready = named_alike(function) if kernel.name.startswith("chunk_") else function
     run = partial(kernel.adapter, ready)
 
     def check() -> tuple[float, str]:
         trial = kernel.trial(keys, values, device)
-        return largest_difference(run, kernel.plain, trial, dtype)
+        pair = kernel.checked(run), kernel.checked(kernel.plain)
+        return largest_difference(*pair, trial, dtype)
 
     if _sound(name, check, f"{device}, sizes {keys} and {values}"):
         _running[key] = _outside_graphs(run)

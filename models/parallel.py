@@ -18,36 +18,34 @@ from torch import Tensor, nn
 
 from .cost import Cost, total
 from .mixer import Mixer
+from .state import State
 
 
 @dataclass
-class ParallelState:
+class ParallelState(State):
     """The states of mixers side by side, which read the same tokens.
 
     Attributes:
-        parts: a state for each mixer.
+        parts: a state for each mixer; the counters are the first one's.
     """
 
     parts: list[Any]
 
-    @property
-    def document_B(self) -> Tensor:
-        """Id of the document that each row is in."""
-        return self.parts[0].document_B
-
-    @property
-    def position_B(self) -> Tensor:
-        """How many tokens of it each row has read."""
-        return self.parts[0].position_B
+    @classmethod
+    def of(cls, parts: list[Any]) -> Self:
+        """Put states side by side."""
+        return cls(parts[0].document_B, parts[0].position_B, parts)
 
     def take(self, rows: Tensor) -> Self:
         """Return a copy with these rows, in this order."""
-        return type(self)([part.take(rows) for part in self.parts])
+        return type(self).of([part.take(rows) for part in self.parts])
 
-    def put(self, rows: Tensor, other: Self) -> None:
+    def put(self, rows: Tensor, other: State) -> None:
         """Overwrite these rows, in place, by the rows of another state of the same capacity."""
+        assert isinstance(other, ParallelState)
         for mine, theirs in zip(self.parts, other.parts, strict=True):
             mine.put(rows, theirs)
+        self.document_B, self.position_B = self.parts[0].document_B, self.parts[0].position_B
 
     @property
     def nbytes(self) -> int:
@@ -99,13 +97,13 @@ class Parallel(Mixer):
             mixed_BTD, after = mixer(x_BTD, segments_BT, given, *more)
             y_BTD = y_BTD + weight_D.to(mixed_BTD.dtype) * mixed_BTD
             new.append(after)
-        return y_BTD, None if state is None else ParallelState(new)
+        return y_BTD, None if state is None else ParallelState.of(new)
 
     def init_state(
         self, batch: int, max_len: int, device: torch.device | str, dtype: torch.dtype
     ) -> ParallelState:
         """Return empty memory of every mixer."""
-        return ParallelState(
+        return ParallelState.of(
             [mixer.init_state(batch, max_len, device, dtype) for mixer in self.parts()]
         )
 

@@ -2,8 +2,8 @@
 
     q, k, v = silu(conv(W x)),  q and k of length one        y = W_o (norm(o) * gate)
 
-The rule itself and its gates are each mixer's own. Source: DeltaNet (arXiv 2406.06484, section 3.3),
-whose layer Gated DeltaNet, DeltaProduct, KDA and Gated DeltaNet-2 keep.
+The rule itself and its gates are each mixer's own. Source: DeltaNet (arXiv 2406.06484,
+section 3.3), whose layer Gated DeltaNet, DeltaProduct, KDA and Gated DeltaNet-2 keep.
 
 Legend: B batch, T time, D width, G key heads, H heads, P writes of a token, K key dim, V value dim,
 W filter width, X = H * V.
@@ -127,7 +127,7 @@ class DeltaLayer(Mixer):
         return q, k, v.unflatten(-1, (-1, sizes.value_dim)), tail_BWD
 
     def _finish(self, out_BTHV: Tensor, gate_BTX: Tensor | None) -> Tensor:
-        """Normalise each head, multiply by the gate (None is no gate), project back: `[B, T, D]`."""
+        """Normalise each head, multiply by the gate (if any), project back: `[B, T, D]`."""
         mixed_BTX = self.norm(out_BTHV).flatten(2)
         return self.output(mixed_BTX if gate_BTX is None else mixed_BTX * gate_BTX)
 

@@ -1,7 +1,7 @@
 """The values that RWKV-7 starts from; with others it learns far less.
 
-They follow RWKV's public training code, RWKV-v7 (github.com/BlinkDL/RWKV-LM), as the paper's appendix
-does (arXiv 2503.14456): curves over channels and layers, found by hand.
+They follow RWKV's public training code (github.com/BlinkDL/RWKV-LM, RWKV-v7): curves over channels
+and layers, found by hand. The model is that of arXiv 2503.14456.
 
 Legend: D width, H heads, K head dim, X = H * K.
 """

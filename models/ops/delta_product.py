@@ -1,8 +1,8 @@
 """Several delta-rule steps for each token: the primitive behind Gated DeltaProduct.
 
     S_{t,0} = Diag(exp g_t) S_{t-1}
-    S_{t,i} = (I - beta_{t,i} k_{t,i} k_{t,i}^T) S_{t,i-1} + beta_{t,i} k_{t,i} v_{t,i}^T,  i = 1 .. P
-    S_t = S_{t,P},  o_t = scale * S_t^T q_t
+    S_{t,i} = (I - beta_{t,i} k_{t,i} k_{t,i}^T) S_{t,i-1} + beta_{t,i} k_{t,i} v_{t,i}^T
+    S_t = S_{t,P},  i = 1 .. P,  o_t = scale * S_t^T q_t
 
 A product of P generalised Householder matrices moves the state further than one can: with P = 2 a
 token can rotate, which swaps and permutations need. Source: DeltaProduct (arXiv 2502.10297,

@@ -17,8 +17,8 @@ def by_document(operation: Callable[..., tuple[Tensor, Tensor]], order: str) -> 
     def function(
         *,
         scale: float,
-        initial_state: Tensor | None,
         output_final_state: bool,
+        initial_state: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
         **inputs: Tensor,
     ) -> tuple[Tensor, Tensor]:
@@ -95,3 +95,81 @@ STAND_INS: dict[str, Callable[..., Any]] = {
     "causal_conv1d_fn": causal_conv1d_fn,
 }
 """By the names that the packages give them."""
+
+
+def attend_over(q: Tensor, k: Tensor, v: Tensor, seen: list[int]) -> Tensor:
+    """One query `[K]` over some keys `[S, K]`."""
+    weights = (k[seen] @ q * q.shape[-1] ** -0.5).softmax(dim=0)
+    return weights @ v[seen]
+
+
+def document_of(bounds: list[int], time: int) -> int:
+    """Where the document of a token begins."""
+    return max(start for start in bounds[:-1] if start <= time)
+
+
+def parallel_nsa(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g_slc: Tensor,
+    block_indices: Tensor,
+    block_counts: Tensor,
+    block_size: int,
+    window_size: int,
+    scale: float,
+    cu_seqlens: Tensor | None = None,
+) -> Tensor:
+    """fla's, a query at a time; blocks count from the document's start."""
+    batch, length, heads, keys = q.shape
+    assert heads // k.shape[2] == 16 and window_size == 0 and scale == keys**-0.5
+    assert bool((g_slc == 1).all()) and bool((block_indices >= 0).all())
+    assert cu_seqlens is None or batch == 1
+    bounds = [0, length] if cu_seqlens is None else cu_seqlens.tolist()
+    rows, dtype = [], v.dtype
+    q, k, v = q.float(), k.float(), v.float()
+    for row in range(batch):
+        for time in range(length):
+            start = document_of(bounds, time)
+            count = int(block_counts[row, time, 0])
+            blocks = block_indices[row, time, 0, :count].tolist()
+            assert len(set(blocks)) == count
+            inside = [(s, (s - start) // block_size) for s in range(start, time + 1)]
+            seen = [s for s, block in inside if block in blocks]
+            for head in range(heads):
+                rows.append(attend_over(q[row, time, head], k[row, :, 0], v[row, :, 0], seen))
+    return torch.stack(rows).view(batch, length, heads, -1).to(dtype)
+
+
+def parallel_moba(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    chunk_size: int,
+    topk: int,
+) -> Tensor:
+    """fla's, a query at a time: its own block and the best `topk - 1` complete ones before."""
+    assert q.shape[0] == 1 and q.shape == k.shape
+    bounds = cu_seqlens.tolist()
+    assert int(cu_seqlens.diff().max()) == max_seqlen
+    rows, dtype = [], v.dtype
+    q, k, v = q.float(), k.float(), v.float()
+    for time in range(q.shape[1]):
+        start = document_of(bounds, time)
+        own = (time - start) // chunk_size
+        for head in range(q.shape[2]):
+            keys, query = k[0, :, head], q[0, time, head]
+            blocks = [
+                range(start + b * chunk_size, start + (b + 1) * chunk_size) for b in range(own)
+            ]
+            scores = [float((keys[list(b)].mean(dim=0) @ query).detach()) for b in blocks]
+            best = sorted(range(own), key=lambda b: -scores[b])[: topk - 1]
+            seen = [s for b in sorted(best) for s in blocks[b]]
+            seen += range(start + own * chunk_size, time + 1)
+            rows.append(attend_over(query, keys, v[0, :, head], seen))
+    return torch.stack(rows).view(*q.shape[:3], -1).to(dtype)
+
+
+STAND_INS |= {"parallel_nsa": parallel_nsa, "parallel_moba": parallel_moba}

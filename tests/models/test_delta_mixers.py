@@ -54,8 +54,9 @@ def assert_layers_agree(mixer: Mixer, theirs: nn.Module, config: Any) -> None:
     x = torch.randn(2, 75, DIM, requires_grad=True)
     expected, actual = theirs(x), mixer(x)[0]
     torch.testing.assert_close(actual, expected, **CLOSE)
-    gradients = [torch.autograd.grad(y.sin().sum(), x)[0] for y in (actual, expected)]
-    torch.testing.assert_close(*gradients, **CLOSE)
+    mine, other = (torch.autograd.grad(y.sin().sum(), x)[0] for y in (actual, expected))
+    rounding = 1e-5 * other.abs().max().item()
+    torch.testing.assert_close(mine, other, atol=rounding, rtol=1e-4)
     cache = DynamicCache(config=config)
     state = mixer.init_state(2, 75, "cpu", torch.float32)
     with torch.no_grad():

@@ -43,8 +43,14 @@ def sizes(name: str) -> tuple[int, int]:
 
 
 def adapted(name: str) -> Callable[..., Any]:
-    """The adapter of a kernel over its stand-in."""
-    return partial(KERNELS[name].adapter, STAND_INS[KERNELS[name].name])
+    """The adapter of a kernel over its stand-in, ready to be checked."""
+    kernel = KERNELS[name]
+    return kernel.checked(partial(kernel.adapter, STAND_INS[kernel.name]))
+
+
+def plain(name: str) -> Callable[..., Any]:
+    """What a kernel must equal."""
+    return KERNELS[name].checked(KERNELS[name].plain)
 
 
 def convolution(x: Tensor, weight: Tensor, segments: Any = None, state: Any = None) -> Any:
@@ -63,6 +69,10 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "scan": scan,
     "short_convolution": convolution,
 }
+
+
+RECURRENT = [name for name in KERNELS if name.split()[0] in OPERATORS]
+"""Those that stand in for a function of `models.ops`; the others read blocks of the past."""
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +134,7 @@ def test_documents_are_counted_once_for_the_same_ids() -> None:
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", RECURRENT)
 def test_adapters_have_the_operators_results_and_gradients(name: str, packing: str) -> None:
     """Through stand-ins with the packages' signatures, over every packing, from a given state."""
     trial = KERNELS[name].trial(*sizes(name), CPU)
@@ -149,11 +159,11 @@ def test_adapters_have_the_operators_results_and_gradients(name: str, packing: s
 def test_a_faithful_kernel_passes_in_half_precision(name: str) -> None:
     kernel = KERNELS[name]
     trial = kernel.trial(*sizes(name), CPU)
-    error, where = largest_difference(adapted(name), kernel.plain, trial, HALF)
+    error, where = largest_difference(adapted(name), plain(name), trial, HALF)
     assert error < TOLERANCE, where
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", RECURRENT)
 def test_what_a_kernel_must_equal_is_the_operator(name: str) -> None:
     """The plain recurrence of the checks against the operator that the kernel stands in for."""
     kernel = KERNELS[name]
@@ -184,7 +194,7 @@ def test_a_wrong_gradient_of_any_input_fails(name: str, wrong: str) -> None:
         changed[place] = 0.9 * inputs[place] + 0.1 * inputs[place].detach()
         return adapted(name)(*changed, **options)
 
-    error, where = largest_difference(broken, kernel.plain, trial, HALF)
+    error, where = largest_difference(broken, plain(name), trial, HALF)
     assert error > TOLERANCE and where == f"gradient of {wrong}"
 
 
@@ -227,7 +237,7 @@ def test_a_sound_kernel_is_found_and_run(name: str, monkeypatch: pytest.MonkeyPa
     run = resolved(name)
     assert run is not None and describe()[name].startswith("runs on cpu")
     trial = KERNELS[name].trial(*sizes(name), CPU)
-    assert largest_difference(run, KERNELS[name].plain, trial, HALF)[0] < TOLERANCE
+    assert largest_difference(KERNELS[name].checked(run), plain(name), trial, HALF)[0] < TOLERANCE
 
 
 def test_a_wrong_kernel_is_left_aside_loudly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,6 +299,37 @@ def test_kernels_can_be_turned_off() -> None:
     assert kernels._allowed()
 
 
+def test_without_a_kernel_the_graph_is_whole_once_that_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A device that has kernels, without packages: the first trace breaks, later ones don't."""
+    monkeypatch.setattr(kernels, "_DEVICE", "cpu")
+    x = torch.zeros(1, 1, 1, 8, dtype=HALF)
+
+    def asks(x: Tensor) -> Tensor:
+        return x + 1 if find("delta_rule", x, x) is None else x + 2
+
+    assert torch.equal(torch.compile(asks, backend="eager")(x), x + 1)
+    assert "ModuleNotFoundError" in describe()["delta_rule"]
+    torch.compiler.reset()
+    assert torch.equal(torch.compile(asks, backend="eager", fullgraph=True)(x), x + 1)
+
+
+def test_a_kernel_runs_from_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_DEVICE", "cpu")
+    install(monkeypatch, KERNELS["delta_rule"], STAND_INS["chunk_gated_delta_rule"])
+    trial = KERNELS["delta_rule"].trial(KEYS, VALUES, CPU)
+    halves = [x.to(HALF) if n in trial.half else x for n, x in trial.inputs.items()]
+
+    def asks(*inputs: Tensor) -> Tensor:
+        kernel = find("delta_rule", inputs[2], inputs[0], inputs[3])
+        return inputs[2] if kernel is None else kernel(*inputs)[0]
+
+    expected = adapted("delta_rule")(*halves)[0]
+    torch.compiler.reset()
+    assert torch.equal(torch.compile(asks, backend="eager")(*halves), expected)
+
+
 def test_where_torch_runs_no_graph_breaks() -> None:
     def asks(x: Tensor) -> Tensor:
         kernel = find("delta_rule", x, x)
@@ -341,7 +382,7 @@ def test_kernels_equal_torch_on_this_gpu(name: str) -> None:
     if run is None:
         pytest.skip(describe()[name])
     trial = KERNELS[name].trial(keys, values, key[-1])
-    assert largest_difference(run, KERNELS[name].plain, trial, HALF)[0] < TOLERANCE
+    assert largest_difference(KERNELS[name].checked(run), plain(name), trial, HALF)[0] < TOLERANCE
 
 
 @pytest.mark.gpu
