@@ -279,6 +279,8 @@ def measure_mixers(config: MixerSpeedConfig, where: str, to: Console) -> dict[st
         try:
             measured, mixers[name] = measure_mixer(name, config)
             rows += measured
+            # Kept as it comes: a run of an hour may be cut off.
+            write_atomically(Path(config.output).with_suffix(".csv"), as_csv(rows).encode())
         except Exception as error:  # one mixer that can't be built leaves the others
             mixers[name] = {"failed": f"{type(error).__name__}: {error}", "linear": False}
             print(f"{name} failed: {mixers[name]['failed']}", file=sys.stderr)

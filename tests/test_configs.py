@@ -41,7 +41,18 @@ LISTINGS: dict[str, dict[str, type[Any]]] = {
     "latent": dict(LATENTS),
 }
 GROUPS = {
-    *("backbone", "mixer", "mlp", "depth", "latent", "size", "data", "optim", "trainer", "parallel"),
+    *(
+        "backbone",
+        "mixer",
+        "mlp",
+        "depth",
+        "latent",
+        "size",
+        "data",
+        "optim",
+        "trainer",
+        "parallel",
+    ),
     *("logger", "experiment", "sweep", "debug"),
 }
 
@@ -129,7 +140,17 @@ def test_every_backbone_has_every_size(backbone: str, size: str) -> None:
     "override",
     [
         f"{group}={name}"
-        for group in ("data", "optim", "trainer", "parallel", "logger", "debug", "mlp", "depth", "latent")
+        for group in (
+            "data",
+            "optim",
+            "trainer",
+            "parallel",
+            "logger",
+            "debug",
+            "mlp",
+            "depth",
+            "latent",
+        )
         for name in options(group)
     ],
 )

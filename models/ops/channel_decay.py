@@ -197,9 +197,10 @@ Level = tuple[int, Tensor, Tensor, Tensor, Tensor]
 
 
 def _parts(decay_XCK: Tensor) -> list[slice]:
-    """Chunks taken at once: on CPUs as many as a core's cache holds, elsewhere all."""
+    """Chunks taken at once: on CPUs as many as a core's cache holds; elsewhere, or compiled, all."""
     count, size, keys = decay_XCK.shape
-    step = max(1, 2**16 // (size * keys)) if decay_XCK.is_cpu else count
+    in_parts = decay_XCK.is_cpu and not torch.compiler.is_compiling()
+    step = max(1, 2**16 // (size * keys)) if in_parts else count
     return [slice(start, start + step) for start in range(0, count, step)]
 
 
