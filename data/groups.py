@@ -16,7 +16,7 @@ def describe_groups(*names: str) -> str:
         for file in sorted(folder.iterdir(), key=lambda file: file.name)
         if file.name.endswith(".yaml")
     ]
-    return "\n".join(f"  {option:30}{comment}".rstrip() for option, comment in options)
+    return "\n".join(f"  {option:35} {comment}".rstrip() for option, comment in options)
 
 
 def _first_comment(text: str) -> str:
@@ -24,4 +24,4 @@ def _first_comment(text: str) -> str:
     lines = [line for line in text.splitlines() if not line.startswith("# @")]
     comment = takewhile(lambda line: line.startswith("#"), lines)
     said = " ".join(line.removeprefix("#").strip() for line in comment)
-    return shorten(re.split(r"[.:](?:\s|$)", said)[0], width=68, placeholder=" ...")
+    return shorten(re.split(r"[.:](?:\s|$)", said)[0], width=62, placeholder=" ...")

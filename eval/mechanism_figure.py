@@ -20,8 +20,8 @@ _SOLVES, _FAILS, _HARDER = "#0072B2", "#D55E00", "#6a737d"
 
 def draw_mechanisms(found: Mechanisms) -> Figure:
     """Draw a panel per task with a row per backbone: a dot for each seed, and how many solve it."""
-    columns = min(4, len(found.tasks))
-    rows = -(-len(found.tasks) // columns)
+    rows = -(-len(found.tasks) // 4)
+    columns = -(-len(found.tasks) // rows)
     height = 0.9 + rows * (0.75 + 0.21 * len(found.labels))
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel().tolist()
@@ -35,7 +35,8 @@ def draw_mechanisms(found: Mechanisms) -> Figure:
         "of these levels. Greyed panels: no backbone solves the task on this budget, so nothing "
         "is concluded."
     )
-    frame(figure, {}, [*_seed_keys(), chance_key()], caption)
+    beyond = any(found.goes_beyond(task) for task in found.tasks)
+    frame(figure, {}, [*_seed_keys()[: 3 if beyond else 2], chance_key()], caption)
     return figure
 
 
@@ -44,13 +45,13 @@ def _draw_task(panel: Axes, found: Mechanisms, task: str) -> None:
     first = next(iter(outcomes.values())).seeds[0]
     for place, label in enumerate(found.labels):
         if label in outcomes:
-            _draw_seeds(panel, outcomes[label], place, judged)
+            _draw_seeds(panel, outcomes[label], place, judged, found.goes_beyond(task))
     panel.axvline(100 * first.chance, color=MUTED, lw=0.9, ls=DASHES, zorder=1)
     panel.axvline(100 * SOLVED, color=GRID, lw=0.9, zorder=1)
     if not judged:
         panel.set_facecolor(SHADE)
-    said = "" if judged else f"\n{NO_CONTROL}"
-    panel.set_title(f"{task}, level {_span(first.levels)}{said}", fontsize=7.5, loc="left")
+    said = "" if judged else f", {NO_CONTROL}"
+    panel.set_title(f"{task}\nlevel {_span(first.levels)}{said}", fontsize=7.5, loc="left")
     panel.set_ylim(len(found.labels) - 0.5, -0.5)
     panel.set_yticks(range(len(found.labels)), list(found.labels))
     panel.set_xlim(-3, 122)
@@ -66,13 +67,13 @@ def _span(levels: Mapping[int, float]) -> str:
     return f"{min(levels)} to {max(levels)}" if len(levels) > 1 else str(next(iter(levels)))
 
 
-def _draw_seeds(panel: Axes, outcome: Outcome, place: int, judged: bool) -> None:
+def _draw_seeds(panel: Axes, outcome: Outcome, place: int, judged: bool, beyond: bool) -> None:
     count = len(outcome.seeds)
     for number, result in enumerate(outcome.seeds):
         y = place + 0.36 * ((number + 0.5) / count - 0.5)
         colour = _SOLVES if result.solved else _FAILS
         fill = colour if result.solved else "white"
-        if result.beyond:
+        if beyond and result.beyond:
             x = 100 * mean(result.beyond.values())
             panel.plot(x, y, "|", color=_HARDER, markersize=4.5, mew=1.0, zorder=2)
         panel.plot(

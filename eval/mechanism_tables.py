@@ -9,8 +9,8 @@ from eval.table import Entry, Table
 RULE = (
     f"A seed solves a task if its accuracy is at least {100 * SOLVED:g}% at each held-out level. "
     "Below the share of seeds that do: mean accuracy over these levels, with the range over seeds "
-    "in brackets, the same at levels harder than trained, and the learning rate, which was chosen "
-    "by validation loss."
+    "in brackets, the same at levels harder than trained (where a seed beats guessing there), and "
+    "the learning rate, which was chosen by validation loss."
 )
 NO_CONTROL = "no control passed"
 
@@ -32,7 +32,7 @@ def mechanism_table(found: Mechanisms) -> Table:
 
 def _head(found: Mechanisms, task: str) -> str:
     result = next(iter(found.of_task(task).values())).seeds[0]
-    harder = f"; harder {_listed(result.beyond)}" if result.beyond else ""
+    harder = f"; harder {_listed(result.beyond)}" if found.goes_beyond(task) else ""
     return f"{task} (level {_listed(result.levels)}{harder})"
 
 
@@ -45,7 +45,8 @@ def _outcome_entry(found: Mechanisms, label: str, task: str) -> Entry:
     if outcome is None:
         return Entry("–", "faint")
     said = [over_seeds(result.accuracy for result in outcome.seeds)]
-    if beyond := [mean(result.beyond.values()) for result in outcome.seeds if result.beyond]:
+    beyond = [mean(result.beyond.values()) for result in outcome.seeds if result.beyond]
+    if beyond and found.goes_beyond(task):
         said.append(f"harder {over_seeds(beyond)}")
     if len(outcome.losses) > 1:
         said.append(f"rate {outcome.rate:g}")

@@ -115,6 +115,11 @@ class Mechanisms:
         found = {label: self.outcomes.get((label, task)) for label in self.labels}
         return {label: outcome for label, outcome in found.items() if outcome is not None}
 
+    def goes_beyond(self, task: str) -> bool:
+        """Whether any seed is better than guessing at the levels that are harder than trained."""
+        results = [result for o in self.of_task(task).values() for result in o.seeds]
+        return any(r.beyond and mean(r.beyond.values()) > r.chance for r in results)
+
 
 def mechanisms(runs: Sequence[Run], cells: pl.DataFrame) -> Mechanisms | None:
     """Group the runs of a report; None where every group would be a single run.

@@ -61,8 +61,8 @@ def main(composed: DictConfig) -> None:
         try:
             config, plain = to_config(composed)
             _refuse_sweep_over_processes(config)
-            if (job := planned_job(config)) is not None:
-                _planned.append(job)
+            if _is_swept_side_by_side(config):
+                _planned.append(planned_job(config, list(HydraConfig.get().overrides.task)))
                 return
             folder = pretrain(config, plain)
         except Interrupted as stop:
@@ -71,6 +71,11 @@ def main(composed: DictConfig) -> None:
             raise SystemExit(_stopped("stopped before the first step", 130)) from None
     if is_first_process():
         print(f"run: {folder}", flush=True)
+
+
+def _is_swept_side_by_side(config: RunConfig) -> bool:
+    """All runs of such a sweep are composed, and so checked, before the first one trains."""
+    return HydraConfig.get().mode is RunMode.MULTIRUN and config.parallel.runs > 1
 
 
 def _refuse_sweep_over_processes(config: RunConfig) -> None:

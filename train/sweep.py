@@ -4,9 +4,6 @@ import signal
 import sys
 from types import FrameType
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-
 from data.make import make_corpus
 
 from .conductor import Job, Sweep
@@ -14,15 +11,9 @@ from .config import RunConfig
 from .folder import run_folder
 
 
-def planned_job(config: RunConfig) -> Job | None:
-    """Return a sweep's run that is to be trained beside others; None for one to train here.
-
-    All runs of the sweep are composed, and so checked, before the first one trains.
-    """
-    hydra = HydraConfig.get()
-    if hydra.mode is not RunMode.MULTIRUN or config.parallel.runs == 1:
-        return None
-    return Job(_name(config), list(hydra.overrides.task), config, run_folder(config))
+def planned_job(config: RunConfig, overrides: list[str]) -> Job:
+    """Return a sweep's run that is to be trained beside others; `overrides` are what makes it."""
+    return Job(_name(config), overrides, config, run_folder(config))
 
 
 def _name(config: RunConfig) -> str:

@@ -1,4 +1,4 @@
-"""Selective copying: what to keep (Gu and Dao 2023, 2312.00752; MAD, Poli et al. 2024, 2403.17844)."""
+"""Selective copying: keep or let go (Gu and Dao 2023, 2312.00752; MAD, Poli et al., 2403.17844)."""
 
 from math import comb
 

@@ -197,7 +197,7 @@ Level = tuple[int, Tensor, Tensor, Tensor, Tensor]
 
 
 def _parts(decay_XCK: Tensor) -> list[slice]:
-    """Chunks taken at once: on CPUs as many as a core's cache holds; elsewhere, or compiled, all."""
+    """Chunks taken at once: as many as a CPU core's cache holds; elsewhere, or compiled, all."""
     count, size, keys = decay_XCK.shape
     in_parts = decay_XCK.is_cpu and not torch.compiler.is_compiling()
     step = max(1, 2**16 // (size * keys)) if in_parts else count
