@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..kernels import find
 from .twin import runs_step_by_step
 
 
@@ -36,6 +37,9 @@ def short_convolution(
         return short_convolution_reference(
             x_BTD, weight_DW, segments_BT=segments_BT, tail_BWD=tail_BWD
         )
+    kernel = find("short_convolution", x_BTD, weight_DW) if x_BTD.shape[1] > 1 else None
+    if kernel is not None:
+        return kernel(x_BTD, weight_DW, segments=segments_BT, state=tail_BWD)[0]
     if tail_BWD is None:
         return _Taps.apply(x_BTD, weight_DW, segments_BT)
     padded, before = torch.cat([tail_BWD.to(x_BTD.dtype), x_BTD], dim=1), tail_BWD.shape[1]

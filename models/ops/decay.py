@@ -12,6 +12,7 @@ a group, K key dim, V value dim.
 import torch
 from torch import Tensor
 
+from ..kernels import find
 from .channel_decay import chunked_decayed_attention
 from .chunks import (
     carried_decay,
@@ -64,6 +65,9 @@ def decayed_attention(
         return decayed_attention_reference(
             q, k, v, log_decay, scale=scale, segments=segments, state=state
         )
+    kernel = find("decayed_attention", v, q, log_decay) if q.shape[1] > 1 else None
+    if kernel is not None:
+        return kernel(q, k, v, log_decay, scale=scale, segments=segments, state=state)
     dtype = v.dtype
     q, v, k, log_decay, state = prepare(q, v, (k, log_decay), scale, state)
     with torch.autocast(v.device.type, enabled=False):

@@ -17,6 +17,7 @@ Legend: B batch, T time, H heads, K key dim, V value dim.
 import torch
 from torch import Tensor
 
+from ..kernels import find
 from .channel_decay import chunked_dplr, chunked_erase_write
 from .delta_chunks import chunked_delta_rule
 from .steps import by_channel, check_decay, column, prepare, read, row, step_through
@@ -62,6 +63,9 @@ def delta_rule(
         return delta_rule_reference(
             q, k, v, log_decay, beta, scale=scale, segments=segments, state=state
         )
+    kernel = find("delta_rule", v, q, log_decay) if q.shape[1] > 1 else None
+    if kernel is not None:
+        return kernel(q, k, v, log_decay, beta, scale=scale, segments=segments, state=state)
     dtype = v.dtype
     q, v, k, log_decay, beta, state = prepare(q, v, (k, log_decay, beta), scale, state)
     with torch.autocast(v.device.type, enabled=False):
@@ -136,6 +140,9 @@ def erase_write(
         return erase_write_reference(
             q, k, erase, v, log_decay, scale=scale, segments=segments, state=state
         )
+    kernel = find("erase_write", v, q, log_decay) if q.shape[1] > 1 else None
+    if kernel is not None:
+        return kernel(q, k, erase, v, log_decay, scale=scale, segments=segments, state=state)
     dtype = v.dtype
     q, v, k, erase, log_decay, state = prepare(q, v, (k, erase, log_decay), scale, state)
     run = _erase_write_once if q.shape[1] == 1 else chunked_erase_write
@@ -204,6 +211,9 @@ def dplr(
     _check(q, v, log_decay, k=k, a=a, b=b)
     if runs_step_by_step():
         return dplr_reference(q, k, v, a, b, log_decay, scale=scale, segments=segments, state=state)
+    kernel = find("dplr", v, q, log_decay) if q.shape[1] > 1 else None
+    if kernel is not None:
+        return kernel(q, k, v, a, b, log_decay, scale=scale, segments=segments, state=state)
     dtype = v.dtype
     q, v, k, a, b, log_decay, state = prepare(q, v, (k, a, b, log_decay), scale, state)
     run = _dplr_once if q.shape[1] == 1 else chunked_dplr

@@ -50,9 +50,9 @@ WRONG_TYPE = [
     (["trainer"], "Error parsing override 'trainer' missing EQUAL"),
 ]
 UNKNOWN_CHOICE = [
-    (["backbone=gru"], "Could not find 'backbone/gru' .* gdn gdn_hybrid looped"),
+    (["backbone=gru"], "Could not find 'backbone/gru' .* gdn gdn_hybrid .*looped"),
     (["experiment=smok"], "Could not find 'experiment/smok' .* smoke"),
-    (["mixer@backbone.mixers.attn=gdm"], "Could not find 'mixer/gdm' .* attn gdn mamba2"),
+    (["mixer@backbone.mixers.attn=gdm"], "Could not find 'mixer/gdm' .* attn .*gdn .*mamba2"),
     (["backbone.depth.kind=looped"], "backbone.depth.kind=looped can't be set by itself: .*depth="),
     (
         ["backbone.mixers.attn.kind=gdn"],
