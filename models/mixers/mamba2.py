@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from ..convolution import ShortConvolution
 from ..cost import Cost, linear_flops
 from ..gates import DecayRate
+from ..kernels import find
 from ..layers import RMSNorm, init_linear, init_output, parameter_bytes
 from ..mixer import Mixer, MixerConfig, Site
 from ..ops.decay import decayed_attention
 from ..ops.normalization import rms_norm
+from ..ops.twin import runs_step_by_step
 from .recurrent import RecurrentState, recurrent_call
 
 
@@ -145,20 +147,33 @@ class Mamba2(Mixer):
         x, b, c = (F.silu(xbc) if self.config.conv_width else xbc).split(self.sizes, dim=-1)
         x_BTHP = x.unflatten(-1, (self.heads, -1))
         b, c = (part.unflatten(-1, (self.config.num_groups, -1)) for part in (b, c))
-        time_step_BTH, log_decay_BTH = self.rate(self.time(u_BTD))
-        out, memory_BHNP = decayed_attention(
-            c,
-            b,
-            x_BTHP * time_step_BTH[..., None].to(x_BTHP.dtype),
-            log_decay_BTH,
-            scale=1.0,
-            segments=segments_BT,
-            state=memory_BHNP,
-            chunk_size=self.config.chunk_size,
-        )
+        out, memory_BHNP = self._scan(x_BTHP, b, c, self.time(u_BTD), segments_BT, memory_BHNP)
         y = out.addcmul(x_BTHP, self.skip[:, None].to(x_BTHP.dtype)).flatten(2)
         y = y * F.silu(self.gate(u_BTD))
         return self.output(y if self.norm is None else self.norm(y)), memory_BHNP, tail_BWD
+
+    def _scan(
+        self,
+        x_BTHP: Tensor,
+        b: Tensor,
+        c: Tensor,
+        raw_BTH: Tensor,
+        segments_BT: Tensor | None,
+        memory_BHNP: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """`S = exp(dt A) S + dt B x^T`, read by C, through mamba-ssm where it was found sound.
+
+        Its kernel takes the time step apart from the values, so it is no `decayed_attention`.
+        """
+        time_step_BTH, log_decay_BTH = self.rate(raw_BTH)
+        own = {"segments": segments_BT, "state": memory_BHNP}
+        many = x_BTHP.shape[1] > 1 and not runs_step_by_step()
+        kernel = find("scan", x_BTHP, c) if many else None
+        if kernel is not None:
+            return kernel(c, b, x_BTHP, time_step_BTH, -self.rate.log_rate.exp(), **own)
+        written = x_BTHP * time_step_BTH[..., None].to(x_BTHP.dtype)
+        size = self.config.chunk_size
+        return decayed_attention(c, b, written, log_decay_BTH, scale=1.0, chunk_size=size, **own)
 
     def init_state(
         self, batch: int, max_len: int, device: torch.device | str, dtype: torch.dtype
