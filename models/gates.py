@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cost import linear_flops
 from .layers import init_linear
+from .low_rank import LowRank
 from .ops.chunks import working_dtype
 
 
@@ -78,7 +78,7 @@ class DecayGate(nn.Module):
         return self.rate(self.projection(x_BTD))[1]
 
 
-class LowRankDecay(nn.Module):
+class LowRankDecay(LowRank):
     """Log decay of each channel: `g = logsigmoid(W2 W1 x + b) / temperature` (arXiv 2312.06635).
 
     Args:
@@ -89,25 +89,10 @@ class LowRankDecay(nn.Module):
     """
 
     def __init__(self, dim: int, rank: int, channels: int, temperature: float) -> None:
-        super().__init__()
+        super().__init__(dim, rank, channels, bias=True)
         self.temperature = temperature
-        self.down = nn.Linear(dim, rank, bias=False)
-        self.up = nn.Linear(rank, channels, bias=True)
-        self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Draw the projections; the bias starts at zero."""
-        for linear in (self.down, self.up):
-            init_linear(linear)
-        nn.init.zeros_(self.up.bias)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """Return `g_BTX <= 0`, in float32 or better."""
-        raw = self.up(self.down(x_BTD))
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `g_BTX <= 0` of `x_BTD`, in float32 or better."""
+        raw = super().forward(x)
         return F.logsigmoid(raw.to(working_dtype(raw.dtype))) / self.temperature
-
-    @property
-    def flops(self) -> int:
-        """FLOPs of one token."""
-        rank = self.down.out_features
-        return linear_flops(self.down.in_features, rank) + linear_flops(rank, self.up.out_features)

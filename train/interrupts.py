@@ -48,3 +48,8 @@ def watch_signals() -> Iterator[StopRequest]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+def raise_interrupt(signum: int, frame: FrameType | None) -> None:
+    """Turn a signal into KeyboardInterrupt, with its number: for who only waits for other runs."""
+    raise KeyboardInterrupt(signum)

@@ -4,7 +4,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from hydra import compose, initialize_config_module
 from hydra.errors import HydraException
@@ -17,6 +16,7 @@ from eval.report import print_findings, write_report
 from .conductor import Conductor, Job, StudyFailed
 from .config import RunConfig
 from .folder import run_folder
+from .interrupts import raise_interrupt
 from .schema import register_schemas, to_config
 
 HELP = """\
@@ -51,17 +51,13 @@ def plan_jobs(overrides: Sequence[str]) -> tuple[RunConfig, list[Job]]:
     return root, jobs
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt(signum)
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run the verb; return its exit status."""
     if not arguments or set(arguments) & {"-h", "--help", "help"}:
         print(HELP, end="")
         return 0 if arguments else 2
     register_schemas()
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, raise_interrupt)
     try:
         root, jobs = plan_jobs(arguments)
         for job in jobs:

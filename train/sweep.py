@@ -2,13 +2,13 @@
 
 import signal
 import sys
-from types import FrameType
 
 from data.make import make_corpus
 
 from .conductor import Job, Sweep
 from .config import RunConfig
 from .folder import run_folder
+from .interrupts import raise_interrupt
 
 
 def planned_job(config: RunConfig, overrides: list[str]) -> Job:
@@ -31,7 +31,7 @@ def conduct(jobs: list[Job]) -> int:
     for job in unique:
         make_corpus(job.config.data)
     sweep = Sweep(unique, unique[0].config.parallel.runs)
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, raise_interrupt)
     try:
         sweep.run()
     except KeyboardInterrupt as stop:
@@ -44,7 +44,3 @@ def conduct(jobs: list[Job]) -> int:
     for job in unique:
         print(f"run: {job.folder}")
     return 1 if sweep.failed else 0
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt(signum)
