@@ -5,8 +5,8 @@
 Source: Mamba-2's state space duality (arXiv 2405.21060, section 6) and gated linear attention
 (arXiv 2312.06635).
 
-Legend: B batch, T time, N chunks, C tokens in a chunk, G query/key groups, H heads, R = H / G heads
-a group, K key dim, V value dim.
+Legend: B batch, T time, G query/key groups, H heads, R = H / G heads a group, K key dim, V value
+dim.
 """
 
 import torch
@@ -14,17 +14,7 @@ from torch import Tensor
 
 from ..kernels import find
 from .channel_decay import chunked_decayed_attention
-from .chunks import (
-    carried_decay,
-    chunk_mask,
-    decayed_pairs,
-    document_cumsum,
-    entering_decay,
-    leaving_decay,
-    pad_time,
-    padding_to,
-    pair_decay,
-)
+from .head_decay import chunked_head_decay
 from .steps import by_channel, check_decay, column, prepare, read, row, step_through
 from .twin import runs_step_by_step
 
@@ -74,7 +64,7 @@ def decayed_attention(
         if q.shape[1] == 1:
             out, state = _once(q, k, v, by_channel(log_decay), state)
         else:
-            run = _chunked if log_decay.dim() == 3 else chunked_decayed_attention
+            run = chunked_head_decay if log_decay.dim() == 3 else chunked_decayed_attention
             out, state = run(q, k, v, log_decay, segments, state, chunk_size)
     return out.to(dtype), state
 
@@ -133,58 +123,3 @@ def _once(
     state = update(k[:, 0, :, None, :, None], v[:, 0].unflatten(*grouped)[..., None, :])
     out_BGR1V = q[:, 0, :, None, None] @ state
     return out_BGR1V.flatten(1, 3)[:, None], state.flatten(1, 2)
-
-
-def _chunked(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_decay: Tensor,
-    segments: Tensor | None,
-    state: Tensor,
-    chunk_size: int,
-) -> tuple[Tensor, Tensor]:
-    """Heads of a group stay side by side, as they arrive, so one product serves the whole group."""
-    batch, length = v.shape[:2]
-    chunk_size = min(chunk_size, length)
-    padding = padding_to(length, chunk_size)
-    mask = chunk_mask(segments, (batch, length + padding), chunk_size, v.device)
-    q, k, v, log_decay = (
-        pad_time(x, padding).unflatten(1, (-1, chunk_size)) for x in (q, k, v, log_decay)
-    )
-    q, k = (x.transpose(2, 3) for x in (q, k))  # [B, N, G, C, K]; v stays [B, N, C, H, V]
-    cumulative = document_cumsum(log_decay, mask)  # [B, N, H, C]
-
-    grouped = (2, (q.shape[2], -1))
-    pairs = pair_decay(cumulative, mask).unflatten(*grouped)  # [B, N, G, R, C, C]
-    scores = decayed_pairs((q @ k.mT)[:, :, :, None], pairs, cumulative.unflatten(*grouped))
-    within = scores.flatten(2, 3) @ v.transpose(2, 3)  # [B, N, H, C, V]
-
-    leaving, entering = (
-        decay(cumulative, mask).mT[..., None] for decay in (leaving_decay, entering_decay)
-    )
-    written = k.mT @ _by_group(v * leaving, q.shape[2])
-    states, last = _scan(written, carried_decay(cumulative, mask), state)
-    across = (q @ states).transpose(2, 3).reshape(v.shape)
-    out = torch.addcmul(within.transpose(2, 3), across, entering)
-    return out.flatten(1, 2)[:, :length], last
-
-
-def _by_group(x_BNCHV: Tensor, groups: int) -> Tensor:
-    """View `[B, N, C, H, V]` as `[B, N, G, C, R*V]`."""
-    return x_BNCHV.unflatten(3, (groups, -1)).flatten(-2).transpose(2, 3)
-
-
-def _scan(written_BNGKX: Tensor, carried_BNH: Tensor, state_BHKV: Tensor) -> tuple[Tensor, Tensor]:
-    """Carry the state over chunks; return the state entering each chunk, and the last one.
-
-    Inside, `X = R*V`: the heads of a group side by side.
-    """
-    groups, dim = written_BNGKX.shape[2], state_BHKV.shape[-1]
-    state = state_BHKV.unflatten(1, (groups, -1)).transpose(2, 3)  # [B, G, K, R, V]
-    entering = []
-    for written, carried in zip(written_BNGKX.unbind(1), carried_BNH.unbind(1), strict=True):
-        entering.append(state)
-        state = carried.unflatten(1, (groups, 1, -1))[..., None] * state
-        state = state + written.unflatten(-1, (-1, dim))
-    return torch.stack(entering, dim=1).flatten(-2), state.transpose(2, 3).flatten(1, 2)
