@@ -22,6 +22,7 @@ from ..cost import Cost, linear_flops
 from ..layers import RMSNorm, init_linear, init_output, parameter_bytes
 from ..mixer import Mixer
 from ..ops.normalization import unit_norm
+from ..slabs import in_slabs
 from .recurrent import RecurrentState, recurrent_call
 
 
@@ -92,6 +93,7 @@ class DeltaLayer(Mixer):
         for part in parts:
             part.reset_parameters()
 
+    @in_slabs
     def forward(
         self,
         x_BTD: Tensor,

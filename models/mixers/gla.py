@@ -15,6 +15,7 @@ from ..gates import LowRankDecay
 from ..layers import RMSNorm, init_linear, init_output, parameter_bytes
 from ..mixer import Mixer, MixerConfig, Site
 from ..ops.decay import decayed_attention
+from ..slabs import in_slabs
 from .recurrent import RecurrentState, recurrent_call
 from .sizes import check_chunk_size, expanded_dim
 
@@ -91,6 +92,7 @@ class GatedLinearAttention(Mixer):
         for module in (self.conv, self.decay, self.norm):
             module.reset_parameters()
 
+    @in_slabs
     def forward(
         self,
         x_BTD: Tensor,

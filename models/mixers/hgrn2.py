@@ -15,6 +15,7 @@ from ..layers import RMSNorm, init_linear, init_output, parameter_bytes
 from ..mixer import Mixer, MixerConfig, Site
 from ..ops.chunks import working_dtype
 from ..ops.decay import decayed_attention
+from ..slabs import in_slabs
 from .recurrent import RecurrentState, recurrent_call
 from .sizes import check_chunk_size
 
@@ -78,6 +79,7 @@ class HGRN2(Mixer):
         self.norm.reset_parameters()
         init_output(self.output)
 
+    @in_slabs
     def forward(
         self,
         x_BTD: Tensor,

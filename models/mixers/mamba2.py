@@ -19,6 +19,7 @@ from ..mixer import Mixer, MixerConfig, Site
 from ..ops.decay import decayed_attention
 from ..ops.normalization import rms_norm
 from ..ops.twin import runs_step_by_step
+from ..slabs import in_slabs
 from .recurrent import RecurrentState, recurrent_call
 
 
@@ -125,6 +126,7 @@ class Mamba2(Mixer):
             if module is not None:
                 module.reset_parameters()
 
+    @in_slabs
     def forward(
         self,
         x_BTD: Tensor,

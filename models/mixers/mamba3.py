@@ -18,6 +18,7 @@ from ..mixer import Mixer, MixerConfig, Site
 from ..ops.chunks import working_dtype
 from ..ops.trapezoid import Memory, trapezoidal_attention
 from ..ops.turning import cumulative_angles, turn_pairs
+from ..slabs import in_slabs
 from ..state import State, continues, empty_counters, keep
 from .recurrent import advanced
 from .sizes import check_chunk_size
@@ -122,6 +123,7 @@ class Mamba3(Mixer):
         for norm in self.norms:
             norm.reset_parameters()  # pyright: ignore[reportCallIssue]
 
+    @in_slabs
     def forward(
         self,
         x_BTD: Tensor,

@@ -24,6 +24,7 @@ from ..ops.normalization import unit_norm
 from ..ops.routed_delta import routed_delta, routed_delta_reference
 from ..ops.twin import runs_step_by_step
 from ..routing import Router
+from ..slabs import in_slabs
 from .recurrent import RecurrentState, recurrent_call
 from .sizes import check_chunk_size, expanded_dim
 
@@ -96,6 +97,7 @@ class MixtureOfMemories(Mixer):
         for module in (self.router, self.decay, self.norm):
             module.reset_parameters()
 
+    @in_slabs
     def forward(
         self,
         x_BTD: Tensor,

@@ -17,6 +17,7 @@ from ..ops.chunks import working_dtype
 from ..ops.decay import decayed_attention
 from ..ops.normalization import rms_norm
 from ..ops.turning import position_angles, turn_pairs
+from ..slabs import in_slabs
 from .recurrent import RecurrentState, positions_read, recurrent_call
 from .sizes import check_chunk_size, expanded_dim
 
@@ -74,6 +75,7 @@ class RetNet(Mixer):
             init_linear(linear)
         init_output(self.output)
 
+    @in_slabs
     def forward(
         self,
         x_BTD: Tensor,

@@ -9,6 +9,7 @@ Legend: B batch, T time, D width, H heads, K head dim, X = H * K.
 import math
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from ..ops.chunks import working_dtype
 from ..ops.convolution import next_tail
 from ..ops.delta import dplr
 from ..ops.normalization import unit_norm
+from ..slabs import Outputs, read_in_slabs
 from .recurrent import RecurrentState, recurrent_call
 from .rwkv7_start import draw_low_rank, draw_orthogonal, first_values
 from .sizes import check_chunk_size
@@ -134,7 +136,20 @@ class RWKV7(Mixer):
         Raises:
             ValueError: in a later layer that is run without them.
         """
-        return recurrent_call(partial(self._mix, shared=shared), x_BTD, segments_BT, state)
+        name, first = self.site.name, self.first_value is None
+
+        def read(inputs: Outputs, segments: Tensor | None, before: Any) -> tuple[Outputs, Any]:
+            x, *given = inputs
+            own = {name: given[0]} if given else {}
+            y, after = recurrent_call(partial(self._mix, shared=own), x, segments, before)
+            return (y, own[name]) if first else (y,), after
+
+        handed = [] if first or not shared or name not in shared else [shared[name]]
+        inputs = (x_BTD, *handed)
+        (y_BTD, *made), state = read_in_slabs(self, read, inputs, segments_BT, state)
+        if made and shared is not None:
+            shared[name] = made[0]
+        return y_BTD, state
 
     def _mix(
         self,

@@ -73,7 +73,8 @@ def _forward(
     states, last = _scan(written, _carried(cumulative, mask, groups), _wide(state, groups))
     across = _by_head(q @ states, v.shape)
     out = torch.addcmul(within_BNHCV.transpose(2, 3), across, entering)
-    return out, _narrow(last, state.shape), pairs_BNHCC, states
+    last = _narrow(last, state.shape).clone()  # a state is written in place: it must be no view
+    return out, last, pairs_BNHCC, states
 
 
 class _Chunks(torch.autograd.Function):

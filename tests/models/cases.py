@@ -142,11 +142,13 @@ def randomise(module: nn.Module, seed: int = 0) -> None:
         parameter.add_(scale * noise.to(parameter))
 
 
-def build_mixer(config: MixerConfig, dtype: torch.dtype = torch.float64) -> Mixer:
+def build_mixer(
+    config: MixerConfig, site: Site = SITE, dtype: torch.dtype = torch.float64
+) -> Mixer:
     """Return a randomised mixer; the same config gives the same weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        mixer = config.build(SITE).to(torch.float64)
+        mixer = config.build(site).to(torch.float64)
     randomise(mixer)
     return mixer.to(dtype)
 

@@ -64,7 +64,10 @@ def test_the_future_changes_nothing(mixer: Mixer, packing: str | None, dtype: to
 @pytest.mark.parametrize("kind", MIXERS)
 def test_long_rows_are_isolated_and_causal(kind: str) -> None:
     """At the default chunk size, and beyond the blocks that fused attention works in."""
-    mixer, segments = build_mixer(MIXERS[kind](), torch.float32), segments_of([[150, 300, 170]])
+    mixer, segments = (
+        build_mixer(MIXERS[kind](), dtype=torch.float32),
+        segments_of([[150, 300, 170]]),
+    )
     x = inputs(1, segments.shape[1], torch.float32)
     before = mixer(x, segments)[0]
     for name, own in documents(segments):
