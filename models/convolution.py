@@ -6,7 +6,7 @@ Legend: B batch, T time, D width (channels), W filter width.
 import torch
 from torch import Tensor, nn
 
-from .ops.convolution import next_tail, short_convolution
+from .ops.convolution import short_convolution
 
 
 class ShortConvolution(nn.Module):
@@ -45,13 +45,13 @@ class ShortConvolution(nn.Module):
         """
         if self.weight is None:
             return x_BTD, tail_BWD
-        y_BTD = short_convolution(
+        y_BTD, following = short_convolution(
             x_BTD, self.weight.to(x_BTD.dtype), segments_BT=segments_BT, tail_BWD=tail_BWD
         )
         if self.residual:
             y_BTD = x_BTD + y_BTD
-        if tail_BWD is not None:
-            tail_BWD = next_tail(x_BTD, self.width, segments_BT, tail_BWD).to(tail_BWD.dtype)
+        if tail_BWD is not None and following is not None:
+            tail_BWD = following.to(tail_BWD.dtype)
         return y_BTD, tail_BWD
 
     def init_tail(self, batch: int, device: torch.device | str, dtype: torch.dtype) -> Tensor:

@@ -20,7 +20,7 @@ def short_convolution(
     *,
     segments_BT: Tensor | None = None,
     tail_BWD: Tensor | None = None,
-) -> Tensor:
+) -> tuple[Tensor, Tensor | None]:
     """Convolve each channel with its own causal filter, never across documents.
 
     Args:
@@ -31,23 +31,22 @@ def short_convolution(
             another document; None is zeros.
 
     Returns:
-        `[B, T, D]`.
+        `[B, T, D]`, and the next tail: the last W-1 inputs of the last token's document, zero
+        elsewhere; None if none was given.
     """
+    given = {"segments_BT": segments_BT, "tail_BWD": tail_BWD}
     if runs_step_by_step():
-        return short_convolution_reference(
-            x_BTD, weight_DW, segments_BT=segments_BT, tail_BWD=tail_BWD
-        )
+        return short_convolution_reference(x_BTD, weight_DW, **given)
     kernel = find("short_convolution", x_BTD, weight_DW) if x_BTD.shape[1] > 1 else None
     if kernel is not None:
-        return kernel(x_BTD, weight_DW, segments=segments_BT, state=tail_BWD)[0]
-    if tail_BWD is None:
-        return _Taps.apply(x_BTD, weight_DW, segments_BT)
-    padded, before = torch.cat([tail_BWD.to(x_BTD.dtype), x_BTD], dim=1), tail_BWD.shape[1]
-    if x_BTD.shape[1] == 1:
-        return (padded * weight_DW.flip(1).t()).sum(dim=1, keepdim=True)
-    if segments_BT is not None:  # the tail is of the first token's document
-        segments_BT = torch.cat([segments_BT[:, :1].expand(-1, before), segments_BT], dim=1)
-    return _Taps.apply(padded, weight_DW, segments_BT)[:, before:]
+        out = kernel(x_BTD, weight_DW, segments=segments_BT, state=tail_BWD)[0]
+        return out, _following(x_BTD, weight_DW, **given)
+    if tail_BWD is not None:
+        tail_BWD = tail_BWD.to(x_BTD.dtype)
+        if x_BTD.shape[1] == 1:
+            padded = torch.cat([tail_BWD, x_BTD], dim=1)
+            return (padded * weight_DW.flip(1).t()).sum(dim=1, keepdim=True), padded[:, 1:]
+    return _Taps.apply(x_BTD, weight_DW, segments_BT, tail_BWD)
 
 
 class _Taps(torch.autograd.Function):
@@ -58,26 +57,87 @@ class _Taps(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x_BTD: Tensor, weight_DW: Tensor, segments_BT: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x_BTD, weight_DW, segments_BT)
+    def forward(
+        ctx: Any,
+        x_BTD: Tensor,
+        weight_DW: Tensor,
+        segments_BT: Tensor | None,
+        tail_BWD: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        ctx.save_for_backward(x_BTD, weight_DW, segments_BT, tail_BWD)
         taps_WD = weight_DW.t().contiguous()
         out = x_BTD * taps_WD[0]
         for back, tap_D in enumerate(taps_WD[1:], start=1):
             earlier = _within(x_BTD[:, :-back], segments_BT, back)
             out[:, back:].addcmul_(earlier, tap_D)
-        return out
+            if tail_BWD is not None:
+                before = _of_first(_reached(tail_BWD, back, out), segments_BT)
+                out[:, :back].addcmul_(before, tap_D)
+        return out, _following(x_BTD, weight_DW, segments_BT, tail_BWD)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        x_BTD, weight_DW, segments_BT = ctx.saved_tensors
-        (gradient,) = gradients
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, Tensor | None]:
+        x_BTD, weight_DW, segments_BT, tail_BWD = ctx.saved_tensors
+        dout_BTD, dnext_BWD = gradients
         taps_WD = weight_DW.t().contiguous()
-        dx, dtaps = gradient * taps_WD[0], [(gradient * x_BTD).sum(dim=(0, 1))]
+        dx, dtaps = dout_BTD * taps_WD[0], torch.empty_like(taps_WD)
+        dtaps[0] = (dout_BTD * x_BTD).sum(dim=(0, 1))
         for back, tap_D in enumerate(taps_WD[1:], start=1):
-            later = _within(gradient[:, back:], segments_BT, back)
+            later = _within(dout_BTD[:, back:], segments_BT, back)
             dx[:, :-back].addcmul_(later, tap_D)
-            dtaps.append((later * x_BTD[:, :-back]).sum(dim=(0, 1)))
-        return dx, torch.stack(dtaps, dim=1), None
+            dtaps[back] = (later * x_BTD[:, :-back]).sum(dim=(0, 1))
+        if tail_BWD is None:
+            return dx, dtaps.t(), None, None
+        dtail = _tail_backward(tail_BWD, taps_WD, segments_BT, dout_BTD, dtaps)
+        _add_following(dx, dtail, dnext_BWD, segments_BT)
+        return dx, dtaps.t(), None, dtail
+
+
+def _tail_backward(
+    tail_BWD: Tensor,
+    taps_WD: Tensor,
+    segments_BT: Tensor | None,
+    dout_BTD: Tensor,
+    dtaps_WD: Tensor,
+) -> Tensor:
+    """Gradient of the tail, for what the first outputs read of it; adds that of the taps."""
+    dtail_BWD = torch.zeros_like(tail_BWD)
+    for back, tap_D in enumerate(taps_WD[1:], start=1):
+        first = _of_first(dout_BTD[:, :back], segments_BT)
+        _reached(dtail_BWD, back, dout_BTD).addcmul_(first, tap_D)
+        dtaps_WD[back] += (first * _reached(tail_BWD, back, dout_BTD)).sum(dim=(0, 1))
+    return dtail_BWD
+
+
+def _reached(tail_BWD: Tensor, back: int, x_BTD: Tensor) -> Tensor:
+    """The part of the tail that lies `back` steps before the first tokens, a view."""
+    start = tail_BWD.shape[1] - back
+    return tail_BWD[:, start : start + min(back, x_BTD.shape[1])]
+
+
+def _of_first(x_BTD: Tensor, segments_BT: Tensor | None) -> Tensor:
+    """Zero what meets a token of another document than the first token's."""
+    if segments_BT is None:
+        return x_BTD
+    return x_BTD * (segments_BT[:, : x_BTD.shape[1]] == segments_BT[:, :1])[..., None]
+
+
+def _following(
+    x_BTD: Tensor, weight_DW: Tensor, segments_BT: Tensor | None, tail_BWD: Tensor | None
+) -> Tensor | None:
+    if tail_BWD is None:
+        return None
+    return next_tail(x_BTD, weight_DW.shape[1], segments_BT, tail_BWD)
+
+
+def _add_following(
+    dx_BTD: Tensor, dtail_BWD: Tensor, dnext_BWD: Tensor, segments_BT: Tensor | None
+) -> None:
+    """Add the gradient of the next tail to those of what it was made of, in place."""
+    width, own = dtail_BWD.shape[1], min(dtail_BWD.shape[1], dx_BTD.shape[1])
+    dnext_BWD = dnext_BWD * _of_last(segments_BT, width)
+    dx_BTD[:, dx_BTD.shape[1] - own :] += dnext_BWD[:, width - own :]
+    dtail_BWD[:, own:] += dnext_BWD[:, : width - own]
 
 
 def _within(x_BTD: Tensor, segments_BT: Tensor | None, back: int) -> Tensor:
@@ -93,7 +153,7 @@ def short_convolution_reference(
     *,
     segments_BT: Tensor | None = None,
     tail_BWD: Tensor | None = None,
-) -> Tensor:
+) -> tuple[Tensor, Tensor | None]:
     """Step-by-step twin of `short_convolution`, one token and one matrix product at a time."""
     width = weight_DW.shape[1]
     padded = torch.cat([_tail(x_BTD, width, tail_BWD), x_BTD], dim=1)
@@ -106,21 +166,28 @@ def short_convolution_reference(
         outputs.append(
             (window_BWD.permute(0, 2, 1)[..., None, :] @ weight_DW[..., None])[..., 0, 0]
         )
-    return torch.stack(outputs, dim=1)
+    return torch.stack(outputs, dim=1), _following(x_BTD, weight_DW, segments_BT, tail_BWD)
 
 
 def next_tail(
     x_BTD: Tensor, width: int, segments_BT: Tensor | None, tail_BWD: Tensor | None
 ) -> Tensor:
     """Return the last W-1 inputs of the last token's document, zero elsewhere: `[B, W-1, D]`."""
-    padded = torch.cat([_tail(x_BTD, width, tail_BWD), x_BTD], dim=1)
-    last = padded[:, padded.shape[1] - (width - 1) :]
+    before, length = width - 1, x_BTD.shape[1]
+    recent = x_BTD[:, max(0, length - before) :]
+    if length < before:
+        recent = torch.cat([_tail(x_BTD, width, tail_BWD)[:, length:], recent], dim=1)
+    return recent * _of_last(segments_BT, before)
+
+
+def _of_last(segments_BT: Tensor | None, width: int) -> Tensor | float:
+    """One where the last inputs are of the last token's document, else zero: `[B, width, 1]`."""
     if segments_BT is None:
-        return last
-    length = x_BTD.shape[1]
-    first_BT = segments_BT[:, :1].expand(-1, width - 1)  # the incoming tail is of this document
-    ids = torch.cat([first_BT, segments_BT], dim=1)[:, length:]
-    return last * (ids == segments_BT[:, -1:])[..., None]
+        return 1.0
+    missing = max(0, width - segments_BT.shape[1])
+    first_BT = segments_BT[:, :1].expand(-1, missing)  # the incoming tail is of this document
+    ids = torch.cat([first_BT, segments_BT[:, segments_BT.shape[1] - width + missing :]], dim=1)
+    return (ids == segments_BT[:, -1:])[..., None]
 
 
 def _tail(x_BTD: Tensor, width: int, tail_BWD: Tensor | None) -> Tensor:

@@ -104,8 +104,9 @@ class _Chunks(torch.autograd.Function):
         dk = torch.matmul(dscored.mT, q).add_(_by_group(v * leaving, groups) @ after.mT)
 
         dcumulative = ((out * dout).sum(dim=-1) - (v * dv).sum(dim=-1)).transpose(2, 3).contiguous()
-        ends = torch.cat([states[:, 1:], _wide(last, groups)[:, None]], dim=1)
-        dcumulative[..., -1] += _by_state(ends * after, v.shape).sum(dim=(-2, -1))
+        between = _by_state(states[:, 1:] * after[:, :-1], v.shape).sum(dim=(-2, -1))
+        dcumulative[:, :-1, :, -1] += between
+        dcumulative[:, -1, :, -1] += (last * dlast).sum(dim=(-2, -1))
         return None, dq, dk, dv, dcumulative, _narrow(dstate, ctx.shape)
 
 

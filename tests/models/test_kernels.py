@@ -54,7 +54,7 @@ def plain(name: str) -> Callable[..., Any]:
 
 
 def convolution(x: Tensor, weight: Tensor, segments: Any = None, state: Any = None) -> Any:
-    return short_convolution(x, weight, segments_BT=segments, tail_BWD=state), None
+    return short_convolution(x, weight, segments_BT=segments, tail_BWD=state)[0], None
 
 
 def scan(q: Tensor, k: Tensor, x: Tensor, step: Tensor, rate: Tensor, **options: Any) -> Any:

@@ -220,7 +220,7 @@ def test_rotation_is_a_product_with_unit_complex_numbers() -> None:
 @pytest.mark.parametrize("width", [1, 2, 4, 30])
 def test_short_convolution_is_torchs_on_each_document(segments: Tensor, width: int) -> None:
     x, weight = random(2, LENGTH, 5), random(5, width)
-    actual = short_convolution(x, weight, segments_BT=segments)
+    actual = short_convolution(x, weight, segments_BT=segments)[0]
     for row, ids in enumerate(segments):
         for document in ids.unique():
             alone = x[row, ids == document].T[None]
@@ -237,8 +237,9 @@ def test_a_tail_carries_the_convolution_on(cut: int, width: int, packing: str) -
     x, weight, segments = random(2, LENGTH, 3), random(3, width), PACKINGS[packing]
     tail = next_tail(x[:, :cut], width, segments[:, :cut], None)
     continues = (segments[:, cut] == segments[:, cut - 1])[:, None, None]
-    rest = short_convolution(
+    rest, following = short_convolution(
         x[:, cut:], weight, segments_BT=segments[:, cut:], tail_BWD=tail * continues
     )
-    whole = short_convolution(x, weight, segments_BT=segments)
+    whole = short_convolution(x, weight, segments_BT=segments)[0]
     torch.testing.assert_close(rest, whole[:, cut:], **ROUNDING)
+    assert torch.equal(following, next_tail(x, width, segments, None))
