@@ -16,16 +16,17 @@ class ShortConvolution(nn.Module):
         dim: channels.
         width: tokens that a filter spans; 0 makes the module an identity.
         residual: add the input to the output (then the filters start at zero).
+        silu: apply `silu` after the filter; nothing where there is none.
 
     Raises:
         ValueError: on a negative width.
     """
 
-    def __init__(self, dim: int, width: int, residual: bool = False) -> None:
+    def __init__(self, dim: int, width: int, residual: bool = False, silu: bool = False) -> None:
         super().__init__()
         if width < 0:
             raise ValueError(f"conv_width={width} must be at least 0 tokens; 0 is no convolution")
-        self.dim, self.width, self.residual = dim, width, residual
+        self.dim, self.width, self.residual, self.silu = dim, width, residual, silu
         self.weight = nn.Parameter(torch.empty(dim, width)) if width else None
         self.reset_parameters()
 
@@ -46,7 +47,11 @@ class ShortConvolution(nn.Module):
         if self.weight is None:
             return x_BTD, tail_BWD
         y_BTD, following = short_convolution(
-            x_BTD, self.weight.to(x_BTD.dtype), segments_BT=segments_BT, tail_BWD=tail_BWD
+            x_BTD,
+            self.weight.to(x_BTD.dtype),
+            segments_BT=segments_BT,
+            tail_BWD=tail_BWD,
+            silu=self.silu,
         )
         if self.residual:
             y_BTD = x_BTD + y_BTD

@@ -22,11 +22,11 @@ Outputs = tuple[Tensor, ...]
 Read = Callable[[Outputs, Tensor | None, Any], tuple[Outputs, Any]]
 """`(inputs [B, T, ...], segments [B, T] or None, state) -> (outputs [B, T, ...], state)`."""
 
-_FLOATS, _LEAST_TOKENS, _MULTIPLE = 2**17, 256, 64
+_FLOATS, _LEAST_TOKENS, _MULTIPLE = 2**18, 256, 64
 
 
 def slab_length(x_BTD: Tensor) -> int:
-    """Tokens of each row to read at once: so many that the inputs fill half a MiB; or all."""
+    """Tokens of each row to read at once: so many that the inputs fill one MiB; or all."""
     batch, length, dim = x_BTD.shape
     if not x_BTD.is_cpu or torch.compiler.is_compiling() or runs_step_by_step():
         return length
@@ -34,17 +34,19 @@ def slab_length(x_BTD: Tensor) -> int:
     return max(_MULTIPLE, tokens - tokens % _MULTIPLE)
 
 
+def fits_one_slab(x_BTD: Tensor) -> bool:
+    """Whether a sequence is to be read whole."""
+    return slab_length(x_BTD) >= x_BTD.shape[1]
+
+
 def read_in_slabs(
     mixer: Any, read: Read, inputs: Outputs, segments_BT: Tensor | None, state: Any
 ) -> tuple[Outputs, Any]:
     """Call `read` on slabs of the inputs in turn, each from the state that the last one left.
 
-    Where a sequence is short enough it is one call, with the state as it is. A first state is made
-    by `mixer`; the last one is returned if one was given.
+    A first state is made by `mixer`; the last one is returned if one was given.
     """
     x_BTD, size = inputs[0], slab_length(inputs[0])
-    if size >= x_BTD.shape[1]:
-        return read(inputs, segments_BT, state)
     slabs = list(zip(*(x.split(size, dim=1) for x in inputs), strict=True))
     parts = [None] * len(slabs) if segments_BT is None else segments_BT.split(size, dim=1)
     outputs, last = [], state
@@ -70,6 +72,9 @@ def in_slabs(forward: Forward) -> Forward:
     def run(
         self: Any, x_BTD: Tensor, segments_BT: Tensor | None = None, state: Any = None
     ) -> tuple[Tensor, Any]:
+        if fits_one_slab(x_BTD):
+            return forward(self, x_BTD, segments_BT, state)
+
         def read(inputs: Outputs, segments: Tensor | None, before: Any) -> tuple[Outputs, Any]:
             y_BTD, after = forward(self, *inputs, segments, before)
             return (y_BTD,), after

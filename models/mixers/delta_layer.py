@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..convolution import ShortConvolution
@@ -74,7 +73,7 @@ class DeltaLayer(Mixer):
         super().__init__()
         self.sizes = sizes
         self.qkv = nn.Linear(sizes.dim, sum(sizes.parts), bias=False)
-        self.conv = ShortConvolution(sum(sizes.parts), sizes.conv_width)
+        self.conv = ShortConvolution(sum(sizes.parts), sizes.conv_width, silu=True)
 
     def _add_output(self) -> None:
         """Add norm and output projection, the last parts of a layer, and draw all weights."""
@@ -119,8 +118,6 @@ class DeltaLayer(Mixer):
         """Return q `[B, T, H, K]`, k `[B, T, P*H, K]`, v `[B, T, P*H, V]`, and the next tail."""
         sizes = self.sizes
         qkv, tail_BWD = self.conv(self.qkv(x_BTD), segments_BT, tail_BWD)
-        if sizes.conv_width:
-            qkv = F.silu(qkv)
         qk, v = qkv.split(sizes.parts, dim=-1)
         qk = unit_norm(qk.unflatten(-1, (-1, sizes.key_dim)))
         q, k = qk.split([sizes.key_heads, sizes.writes * sizes.key_heads], dim=2)

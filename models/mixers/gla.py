@@ -77,7 +77,7 @@ class GatedLinearAttention(Mixer):
         self.key_dim, self.value_dim = key_dim, value_dim
         self.sizes = [heads * size for size in (key_dim, key_dim, value_dim)]
         self.qkv = nn.Linear(dim, sum(self.sizes), bias=False)
-        self.conv = ShortConvolution(sum(self.sizes), config.conv_width)
+        self.conv = ShortConvolution(sum(self.sizes), config.conv_width, silu=True)
         self.decay = LowRankDecay(dim, config.gate_rank, self.sizes[0], config.gate_temperature)
         self.gate = nn.Linear(dim, self.sizes[2], bias=False)
         self.norm = RMSNorm(value_dim)
@@ -110,8 +110,6 @@ class GatedLinearAttention(Mixer):
         tail_BWD: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         qkv, tail_BWD = self.conv(self.qkv(x_BTD), segments_BT, tail_BWD)
-        if self.config.conv_width:
-            qkv = F.silu(qkv)
         q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in qkv.split(self.sizes, dim=-1))
         out, memory_BHKV = decayed_attention(
             q,

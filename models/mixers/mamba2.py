@@ -14,13 +14,14 @@ from ..convolution import ShortConvolution
 from ..cost import Cost, linear_flops
 from ..gates import DecayRate
 from ..kernels import find
-from ..layers import RMSNorm, init_linear, init_output, parameter_bytes
+from ..layers import init_linear, init_output, parameter_bytes
 from ..mixer import Mixer, MixerConfig, Site
 from ..ops.decay import decayed_attention
-from ..ops.normalization import rms_norm
+from ..ops.normalization import gated_rms_norm
 from ..ops.twin import runs_step_by_step
 from ..slabs import in_slabs
 from .recurrent import RecurrentState, recurrent_call
+from .sizes import check_chunk_size
 
 
 @dataclass
@@ -66,26 +67,31 @@ class Mamba2Config(MixerConfig):
                 "conv_bias=true needs a convolution: set conv_width, or conv_bias=false"
             )
         state_dim = site.head_dim if self.state_dim is None else self.state_dim
-        if state_dim < 1 or self.chunk_size < 1:
-            raise ValueError(
-                f"state_dim={state_dim} and chunk_size={self.chunk_size} must be at least 1"
-            )
+        if state_dim < 1:
+            raise ValueError(f"state_dim={state_dim} must be at least 1")
+        check_chunk_size(self.chunk_size)
         return Mamba2(self, site.dim, heads, head_dim, state_dim)
 
 
-class GroupedRMSNorm(RMSNorm):
-    """Root-mean-square normalisation of each of several equal parts of the width."""
+class GatedRMSNorm(nn.Module):
+    """`RMSNorm(x silu(gate))` of each of several equal parts of the width."""
 
     def __init__(self, dim: int, groups: int) -> None:
-        super().__init__(dim)
-        self.groups = groups
+        super().__init__()
+        self.groups, self.epsilon = groups, 1e-6
+        self.weight = nn.Parameter(torch.empty(dim))
+        self.reset_parameters()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise each part of the last axis; the scale is over the whole."""
+    def reset_parameters(self) -> None:
+        """Set the scale to one."""
+        nn.init.ones_(self.weight)
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        """Gate, then normalise each part of the last axis; the scale is over the whole."""
         if self.groups == 1:
-            return super().forward(x)
-        parts = x.unflatten(-1, (self.groups, -1))
-        normed = rms_norm(parts, parts.new_ones(parts.shape[-1]), self.epsilon)
+            return gated_rms_norm(x, gate, self.weight, self.epsilon)
+        parts, gates = (y.unflatten(-1, (self.groups, -1)) for y in (x, gate))
+        normed = gated_rms_norm(parts, gates, x.new_ones(parts.shape[-1]), self.epsilon)
         return normed.flatten(-2) * self.weight.to(x.dtype)
 
 
@@ -106,11 +112,12 @@ class Mamba2(Mixer):
         self.gate = nn.Linear(dim, self.inner, bias=False)
         self.xbc = nn.Linear(dim, sum(self.sizes), bias=False)
         self.time = nn.Linear(dim, heads, bias=False)
-        self.conv = ShortConvolution(sum(self.sizes), config.conv_width)
+        silu = not config.conv_bias  # which stands before it
+        self.conv = ShortConvolution(sum(self.sizes), config.conv_width, silu=silu)
         self.conv_bias = nn.Parameter(torch.empty(sum(self.sizes))) if config.conv_bias else None
         self.rate = DecayRate(heads, decay_range=(1.0, 16.0))
         self.skip = nn.Parameter(torch.empty(heads))
-        self.norm = GroupedRMSNorm(self.inner, config.num_groups) if config.norm else None
+        self.norm = GatedRMSNorm(self.inner, config.num_groups) if config.norm else None
         self.output = nn.Linear(self.inner, dim, bias=False)
         self.reset_parameters()
 
@@ -145,14 +152,15 @@ class Mamba2(Mixer):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         xbc, tail_BWD = self.conv(self.xbc(u_BTD), segments_BT, tail_BWD)
         if self.conv_bias is not None:
-            xbc = xbc + self.conv_bias.to(xbc.dtype)
-        x, b, c = (F.silu(xbc) if self.config.conv_width else xbc).split(self.sizes, dim=-1)
+            xbc = F.silu(xbc + self.conv_bias.to(xbc.dtype))
+        x, b, c = xbc.split(self.sizes, dim=-1)
         x_BTHP = x.unflatten(-1, (self.heads, -1))
         b, c = (part.unflatten(-1, (self.config.num_groups, -1)) for part in (b, c))
         out, memory_BHNP = self._scan(x_BTHP, b, c, self.time(u_BTD), segments_BT, memory_BHNP)
         y = out.addcmul(x_BTHP, self.skip[:, None].to(x_BTHP.dtype)).flatten(2)
-        y = y * F.silu(self.gate(u_BTD))
-        return self.output(y if self.norm is None else self.norm(y)), memory_BHNP, tail_BWD
+        gate = self.gate(u_BTD)
+        mixed = y * F.silu(gate) if self.norm is None else self.norm(y, gate)
+        return self.output(mixed), memory_BHNP, tail_BWD
 
     def _scan(
         self,

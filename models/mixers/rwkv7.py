@@ -23,7 +23,7 @@ from ..ops.chunks import working_dtype
 from ..ops.convolution import next_tail
 from ..ops.delta import dplr
 from ..ops.normalization import unit_norm
-from ..slabs import Outputs, read_in_slabs
+from ..slabs import Outputs, fits_one_slab, read_in_slabs
 from .recurrent import RecurrentState, recurrent_call
 from .rwkv7_start import draw_low_rank, draw_orthogonal, first_values
 from .sizes import check_chunk_size
@@ -136,6 +136,8 @@ class RWKV7(Mixer):
         Raises:
             ValueError: in a later layer that is run without them.
         """
+        if fits_one_slab(x_BTD):
+            return recurrent_call(partial(self._mix, shared=shared), x_BTD, segments_BT, state)
         name, first = self.site.name, self.first_value is None
 
         def read(inputs: Outputs, segments: Tensor | None, before: Any) -> tuple[Outputs, Any]:

@@ -141,10 +141,31 @@ def _halve(
     lead = decay.shape[:3]
     diagonals = torch.stack([product.sum(dim=-1) for product in own])
     flat = (x.flatten(0, 2) for x in (decay, *rows, *columns))
-    results = _Halving.apply(len(rows), diagonals.flatten(1, 3), *flat)
+    # Without gradients torch.compile would break the graph at the function with its own.
+    run = _Halving.apply if torch.is_grad_enabled() else _halve_parts
+    results = run(len(rows), diagonals.flatten(1, 3), *flat)
     *results, carried = (x.unflatten(0, lead) for x in results)
     count = len(rows) * len(columns)
     return results[:count], results[count:], carried
+
+
+def _halve_parts(
+    kinds: int, diagonals: Tensor, decay: Tensor, *inputs: Tensor
+) -> tuple[Tensor, ...]:
+    """Scores `[X, C, C]` of each row and column, rows and columns at the ends, all the decay."""
+    (count, size, keys), columns = decay.shape, len(inputs) - kinds
+    scores = decay.new_zeros(kinds, columns, count, size, size)
+    scores[0].diagonal(dim1=-2, dim2=-1).copy_(diagonals)
+    outs, carried = [torch.empty_like(x) for x in inputs], decay.new_empty(count, keys)
+    for part in _parts(decay):
+        levels, ends, total = _climb(kinds, decay[part], [x[part] for x in inputs])
+        for half, right, left, _, _ in levels:
+            blocks = _blocks(scores[:, :, part], half)
+            blocks.copy_(_by_kind(right @ left.mT, blocks.shape))
+        for out, end in zip(outs, ends, strict=True):
+            out[part] = end
+        carried[part] = total
+    return *scores.flatten(0, 1).unbind(), *outs, carried
 
 
 class _Halving(torch.autograd.Function):
@@ -161,19 +182,7 @@ class _Halving(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.kinds = kinds
         ctx.save_for_backward(decay, *inputs)
-        (count, size, keys), columns = decay.shape, len(inputs) - kinds
-        scores = decay.new_zeros(kinds, columns, count, size, size)
-        scores[0].diagonal(dim1=-2, dim2=-1).copy_(diagonals)
-        outs, carried = [torch.empty_like(x) for x in inputs], decay.new_empty(count, keys)
-        for part in _parts(decay):
-            levels, ends, total = _climb(kinds, decay[part], [x[part] for x in inputs])
-            for half, right, left, _, _ in levels:
-                blocks = _blocks(scores[:, :, part], half)
-                blocks.copy_(_by_kind(right @ left.mT, blocks.shape))
-            for out, end in zip(outs, ends, strict=True):
-                out[part] = end
-            carried[part] = total
-        return *scores.flatten(0, 1).unbind(), *outs, carried
+        return _halve_parts(kinds, diagonals, decay, *inputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

@@ -8,6 +8,7 @@ Legend: B batch, T time, D width (channels), W filter width.
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..kernels import find
@@ -20,6 +21,7 @@ def short_convolution(
     *,
     segments_BT: Tensor | None = None,
     tail_BWD: Tensor | None = None,
+    silu: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Convolve each channel with its own causal filter, never across documents.
 
@@ -29,24 +31,28 @@ def short_convolution(
         segments_BT: document ids; None is one document.
         tail_BWD: the W-1 inputs before the first token, `[B, W-1, D]`, zero where they belong to
             another document; None is zeros.
+        silu: apply `silu` to the result, as most mixers do; torch's path keeps the inputs alone for
+            the gradient, and convolves them again.
 
     Returns:
         `[B, T, D]`, and the next tail: the last W-1 inputs of the last token's document, zero
         elsewhere; None if none was given.
     """
     given = {"segments_BT": segments_BT, "tail_BWD": tail_BWD}
-    if runs_step_by_step():
-        return short_convolution_reference(x_BTD, weight_DW, **given)
     kernel = find("short_convolution", x_BTD, weight_DW) if x_BTD.shape[1] > 1 else None
-    if kernel is not None:
-        out = kernel(x_BTD, weight_DW, segments=segments_BT, state=tail_BWD)[0]
-        return out, _following(x_BTD, weight_DW, **given)
-    if tail_BWD is not None:
-        tail_BWD = tail_BWD.to(x_BTD.dtype)
-        if x_BTD.shape[1] == 1:
-            padded = torch.cat([tail_BWD, x_BTD], dim=1)
-            return (padded * weight_DW.flip(1).t()).sum(dim=1, keepdim=True), padded[:, 1:]
-    return _Taps.apply(x_BTD, weight_DW, segments_BT, tail_BWD)
+    if runs_step_by_step():
+        out_BTD, following = short_convolution_reference(x_BTD, weight_DW, **given)
+    elif kernel is not None:
+        out_BTD = kernel(x_BTD, weight_DW, segments=segments_BT, state=tail_BWD)[0]
+        following = _following(x_BTD, weight_DW, **given)
+    elif tail_BWD is not None and x_BTD.shape[1] == 1:
+        padded = torch.cat([tail_BWD.to(x_BTD.dtype), x_BTD], dim=1)
+        out_BTD = (padded * weight_DW.flip(1).t()).sum(dim=1, keepdim=True)
+        following = padded[:, 1:]
+    else:
+        tail_BWD = None if tail_BWD is None else tail_BWD.to(x_BTD.dtype)
+        return _Taps.apply(x_BTD, weight_DW, segments_BT, tail_BWD, silu)
+    return F.silu(out_BTD) if silu else out_BTD, following
 
 
 class _Taps(torch.autograd.Function):
@@ -63,22 +69,22 @@ class _Taps(torch.autograd.Function):
         weight_DW: Tensor,
         segments_BT: Tensor | None,
         tail_BWD: Tensor | None,
+        silu: bool,
     ) -> tuple[Tensor, Tensor | None]:
         ctx.save_for_backward(x_BTD, weight_DW, segments_BT, tail_BWD)
-        taps_WD = weight_DW.t().contiguous()
-        out = x_BTD * taps_WD[0]
-        for back, tap_D in enumerate(taps_WD[1:], start=1):
-            earlier = _within(x_BTD[:, :-back], segments_BT, back)
-            out[:, back:].addcmul_(earlier, tap_D)
-            if tail_BWD is not None:
-                before = _of_first(_reached(tail_BWD, back, out), segments_BT)
-                out[:, :back].addcmul_(before, tap_D)
-        return out, _following(x_BTD, weight_DW, segments_BT, tail_BWD)
+        ctx.silu = silu
+        out_BTD = _sum_taps(x_BTD, weight_DW, segments_BT, tail_BWD)
+        if silu:
+            out_BTD = F.silu(out_BTD, inplace=True)
+        return out_BTD, _following(x_BTD, weight_DW, segments_BT, tail_BWD)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, Tensor | None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x_BTD, weight_DW, segments_BT, tail_BWD = ctx.saved_tensors
         dout_BTD, dnext_BWD = gradients
+        if ctx.silu:
+            out_BTD = _sum_taps(x_BTD, weight_DW, segments_BT, tail_BWD)
+            dout_BTD = torch.ops.aten.silu_backward(dout_BTD, out_BTD)
         taps_WD = weight_DW.t().contiguous()
         dx, dtaps = dout_BTD * taps_WD[0], torch.empty_like(taps_WD)
         dtaps[0] = (dout_BTD * x_BTD).sum(dim=(0, 1))
@@ -87,10 +93,24 @@ class _Taps(torch.autograd.Function):
             dx[:, :-back].addcmul_(later, tap_D)
             dtaps[back] = (later * x_BTD[:, :-back]).sum(dim=(0, 1))
         if tail_BWD is None:
-            return dx, dtaps.t(), None, None
+            return dx, dtaps.t(), None, None, None
         dtail = _tail_backward(tail_BWD, taps_WD, segments_BT, dout_BTD, dtaps)
         _add_following(dx, dtail, dnext_BWD, segments_BT)
-        return dx, dtaps.t(), None, dtail
+        return dx, dtaps.t(), None, dtail, None
+
+
+def _sum_taps(
+    x_BTD: Tensor, weight_DW: Tensor, segments_BT: Tensor | None, tail_BWD: Tensor | None
+) -> Tensor:
+    taps_WD = weight_DW.t().contiguous()
+    out = x_BTD * taps_WD[0]
+    for back, tap_D in enumerate(taps_WD[1:], start=1):
+        earlier = _within(x_BTD[:, :-back], segments_BT, back)
+        out[:, back:].addcmul_(earlier, tap_D)
+        if tail_BWD is not None:
+            before = _of_first(_reached(tail_BWD, back, out), segments_BT)
+            out[:, :back].addcmul_(before, tap_D)
+    return out
 
 
 def _tail_backward(

@@ -67,7 +67,7 @@ def _forward(
     """Outputs `[B, N, C, H, V]`, last state, decays of pairs, states entering each chunk."""
     pairs_BNHCC, groups = pair_decay(cumulative, mask), q.shape[2]
     scores = (q @ k.mT)[:, :, :, None] * pairs_BNHCC.unflatten(2, (groups, -1))
-    within_BNHCV = scores.flatten(2, 3) @ v.transpose(2, 3)
+    within_BNHCV = _each_head(scores.flatten(2, 3), v.transpose(2, 3))
     leaving, entering = _ends(cumulative, mask)
     written = k.mT @ _by_group(v * leaving, groups)
     states, last = _scan(written, _carried(cumulative, mask, groups), _wide(state, groups))
@@ -104,8 +104,8 @@ class _Chunks(torch.autograd.Function):
         dk = torch.matmul(dscored.mT, q).add_(_by_group(v * leaving, groups) @ after.mT)
 
         dcumulative = ((out * dout).sum(dim=-1) - (v * dv).sum(dim=-1)).transpose(2, 3).contiguous()
-        between = _by_state(states[:, 1:] * after[:, :-1], v.shape).sum(dim=(-2, -1))
-        dcumulative[:, :-1, :, -1] += between
+        product = (states[:, 1:] * after[:, :-1]).unflatten(-1, (-1, v.shape[-1]))
+        dcumulative[:, :-1, :, -1] += product.sum(dim=(3, 5)).flatten(2)
         dcumulative[:, -1, :, -1] += (last * dlast).sum(dim=(-2, -1))
         return None, dq, dk, dv, dcumulative, _narrow(dstate, ctx.shape)
 
@@ -114,11 +114,24 @@ def _within_backward(
     q: Tensor, k: Tensor, v: Tensor, pairs: Tensor, dout: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the products `q k^T`, `[B, N, G, C, C]`, and, within chunks alone, of v."""
-    dout_BNHCV, grouped = dout.transpose(2, 3).contiguous(), (2, (q.shape[2], -1))
+    v_BNHCV, dout_BNHCV = v.transpose(2, 3), dout.transpose(2, 3)
+    grouped = (2, (q.shape[2], -1))
     scores = (q @ k.mT)[:, :, :, None] * pairs.unflatten(*grouped)
-    dv = (scores.flatten(2, 3).mT @ dout_BNHCV).transpose(2, 3)
-    dscores = (dout_BNHCV @ v.permute(0, 1, 3, 4, 2)).mul_(pairs)
-    return dscores.unflatten(*grouped).sum(dim=3), dv
+    dv_BNHCV = _each_head(scores.flatten(2, 3).mT, dout_BNHCV)
+    dscores = _each_head(dout_BNHCV, v_BNHCV.mT).mul_(pairs)
+    return dscores.unflatten(*grouped).sum(dim=3), dv_BNHCV.transpose(2, 3)
+
+
+def _each_head(left_BNHCX: Tensor, right_BNHXY: Tensor) -> Tensor:
+    """`left @ right`; on a CPU head by head, which copies neither out of the layout it has."""
+    if not left_BNHCX.is_cpu or torch.compiler.is_compiling():
+        return left_BNHCX @ right_BNHXY
+    batch, chunks, heads, size = left_BNHCX.shape[:-1]
+    out = left_BNHCX.new_empty(heads, batch * chunks, size, right_BNHXY.shape[-1])
+    for head in range(heads):
+        pair = (x[:, :, head].flatten(0, 1) for x in (left_BNHCX, right_BNHXY))
+        torch.bmm(*pair, out=out[head])
+    return out.unflatten(1, (batch, chunks)).permute(1, 2, 0, 3, 4)
 
 
 def _ends(cumulative: Tensor, mask: ChunkMask) -> tuple[Tensor, Tensor]:
@@ -141,11 +154,6 @@ def _by_group(x_BNCHV: Tensor, groups: int) -> Tensor:
 def _by_head(x_BNGCX: Tensor, shape: torch.Size) -> Tensor:
     """View `[B, N, G, C, X]` as `[B, N, C, H, V]`."""
     return x_BNGCX.transpose(2, 3).reshape(shape)
-
-
-def _by_state(x_BNGKX: Tensor, shape: torch.Size) -> Tensor:
-    """View `[B, N, G, K, X]` as `[B, N, H, K, V]`."""
-    return x_BNGKX.unflatten(-1, (-1, shape[-1])).transpose(3, 4).flatten(2, 3)
 
 
 def _wide(state_BHKV: Tensor, groups: int) -> Tensor:

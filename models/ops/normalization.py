@@ -41,6 +41,17 @@ def rms_norm(x: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
     return (x * inverse_root(x, 1 / x.shape[-1], epsilon)).mul_(weight_D)
 
 
+def gated_rms_norm(x: Tensor, gate: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
+    """`rms_norm(x * silu(gate), weight_D, epsilon)`: Mamba-2's, gated before it is normalised.
+
+    Training on a CPU keeps x and the gate alone for the gradient.
+    """
+    plain = not x.is_cpu or runs_step_by_step() or not torch.is_grad_enabled()
+    if plain or not x.dtype == gate.dtype == weight_D.dtype == working_dtype(x.dtype):
+        return rms_norm(x * F.silu(gate), weight_D, epsilon)
+    return _GatedRMSNorm.apply(x, gate, weight_D, epsilon)
+
+
 def unit_norm(x: Tensor, epsilon: float = 1e-6) -> Tensor:
     """Scale the last axis to length one, safely at zero; half precisions are summed in float32."""
     wide = x.to(working_dtype(x.dtype))
@@ -73,11 +84,35 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         x, root, weight_D = ctx.saved_tensors
-        (gradient,) = gradients
-        product_ND = (gradient * x).flatten(0, -2)
-        along = (product_ND @ weight_D).view_as(root) * root.pow(3) / -x.shape[-1]
-        dx = (gradient * weight_D).mul_(root).addcmul_(x, along)
-        return dx, root.flatten() @ product_ND, None
+        return *_rms_norm_backward(x, root, weight_D, *gradients), None
+
+
+def _rms_norm_backward(
+    x: Tensor, root: Tensor, weight_D: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor]:
+    product_ND = (gradient * x).flatten(0, -2)
+    along = (product_ND @ weight_D).view_as(root) * root.pow(3) / -x.shape[-1]
+    dx = (gradient * weight_D).mul_(root).addcmul_(x, along)
+    return dx, root.flatten() @ product_ND
+
+
+class _GatedRMSNorm(torch.autograd.Function):
+    """`_RMSNorm` of `h = x silu(gate)`, which is made again for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gate: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
+        gated = F.silu(gate).mul_(x)
+        root = inverse_root(gated, 1 / x.shape[-1], epsilon)
+        ctx.save_for_backward(x, gate, root, weight_D)
+        return gated.mul_(root).mul_(weight_D)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, gate, root, weight_D = ctx.saved_tensors
+        opened = F.silu(gate)
+        dgated, dweight_D = _rms_norm_backward(opened * x, root, weight_D, *gradients)
+        dx = opened.mul_(dgated)
+        return dx, torch.ops.aten.silu_backward(dgated.mul_(x), gate), dweight_D, None
 
 
 class _UnitNorm(torch.autograd.Function):
