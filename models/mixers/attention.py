@@ -15,6 +15,7 @@ from ..kernels import flash_documents, flash_varlen
 from ..layers import RMSNorm, init_linear, init_output, parameter_bytes
 from ..mixer import Mixer, MixerConfig, Site
 from ..ops.rotary import Positions, rotate
+from ..ops.sight import OwnKeys
 from ..ops.softmax import softmax_attention
 from ..ops.twin import runs_step_by_step
 from ..segments import document_positions
@@ -189,7 +190,7 @@ class Attention(Mixer):
         q, k = qk.split(sizes, dim=2)
         return q, k, v
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | OwnKeys | None) -> Tensor:
         window, sinks = self.config.window, self.config.sinks
         return softmax_attention(q, k, v, visible=visible, window=window, sinks=sinks)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..ops.rotary import Positions
-from ..ops.softmax import earlier_keys, visible_keys
+from ..ops.sight import OwnKeys, as_mask, earlier_keys, visible_keys
 from ..segments import document_positions
 from ..state import State, advance, continues, empty_counters, keep
 
@@ -115,7 +115,7 @@ class KeyCache(State):
         positions_BT: Tensor,
         segments_BT: Tensor | None,
         window: int | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor, Tensor | OwnKeys | None]:
         """Write the tokens begun; return all keys and values, and which of them each query sees.
 
         A single token stands in its slot among the others; several stand behind the slots that
@@ -130,7 +130,7 @@ class KeyCache(State):
             keys, values = k, v
             visible = own_keys(positions_BT, segments_BT, window, self.sinks)
             if self.used:
-                visible = self._with_cached(visible, positions_BT, segments_BT, window)
+                visible = self._with_cached(as_mask(visible), positions_BT, segments_BT, window)
                 keys = torch.cat([self.keys_BSGK[:, : self.used].to(k.dtype), k], dim=1)
                 values = torch.cat([self.values_BSGK[:, : self.used].to(v.dtype), v], dim=1)
             self._write(k, v, positions_BT, segments_BT)
@@ -229,11 +229,9 @@ class KeyCache(State):
 
 def own_keys(
     positions_BT: Tensor, segments_BT: Tensor | None, window: int | None, sinks: int = 0
-) -> Tensor | None:
+) -> OwnKeys | None:
     """Which keys of one call each of its queries sees; None where plain causal order says it."""
     length = positions_BT.shape[1]
     if segments_BT is None and (window is None or window >= length):
         return None
-    if not sinks:
-        return earlier_keys(segments_BT, length, window, positions_BT.device)
-    return visible_keys(positions_BT, positions_BT, segments_BT, segments_BT, window, sinks=sinks)
+    return OwnKeys(positions_BT, segments_BT, window, sinks)

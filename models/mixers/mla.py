@@ -22,6 +22,7 @@ from ..cost import Cost, linear_flops
 from ..layers import RMSNorm, init_linear, init_output, parameter_bytes
 from ..mixer import Mixer, MixerConfig, Site
 from ..ops.rotary import Positions, rotate
+from ..ops.sight import OwnKeys
 from ..ops.softmax import softmax_attention
 from ..ops.twin import runs_step_by_step
 from ..segments import document_positions
@@ -138,7 +139,7 @@ class LatentAttention(Mixer):
             q = torch.cat([plain, turned], dim=-1)
         return q, torch.cat([latent, shared.to(latent.dtype)], dim=-1)
 
-    def _expanded(self, q: Tensor, latents: Tensor, visible: Tensor | None) -> Tensor:
+    def _expanded(self, q: Tensor, latents: Tensor, visible: Tensor | OwnKeys | None) -> Tensor:
         """Make keys and values of each head; what many tokens at once do."""
         latent, shared = latents[:, :, 0].split([self.rank, self.rope_dim], dim=-1)
         k = self.keys(latent).unflatten(-1, (self.heads, -1))
@@ -147,7 +148,7 @@ class LatentAttention(Mixer):
         k = torch.cat([k, shared.to(k.dtype)], dim=-1)
         return softmax_attention(q, k, v, visible=visible)
 
-    def _absorbed(self, q: Tensor, latents: Tensor, visible: Tensor | None) -> Tensor:
+    def _absorbed(self, q: Tensor, latents: Tensor, visible: Tensor | OwnKeys | None) -> Tensor:
         """Read the latents as the keys and values of one head that all queries share."""
         plain, turned = q.split([self.head_dim, self.rope_dim], dim=-1)
         keys_HKL, values_HKL = (

@@ -14,12 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .sight import OwnKeys
+
+Visible = Tensor | OwnKeys | None
+
 KEPT_LENGTH = 1024
 """Longest sequence whose probabilities are kept for the gradient, tokens."""
 
 
 def blocked_attention(
-    q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, window: int | None, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    visible: Visible,
+    window: int | None,
+    scale: float,
 ) -> Tensor:
     """Attend as `softmax_attention` does, each query to keys of the same call.
 
@@ -27,8 +36,8 @@ def blocked_attention(
         q: queries `[B, T, H, K]`.
         k: keys `[B, T, H, K]`.
         v: values `[B, T, H, V]`.
-        visible: `[B or 1, T, T]`, True where the query may see the key, which is no later one; None
-            is causal order.
+        visible: `[B or 1, T, T]`, True where the query may see the key, which is no later one,
+            unmade or made; None is causal order.
         window: keys that a query sees at most, itself included; None is all.
         scale: multiplies the scores.
 
@@ -36,9 +45,27 @@ def blocked_attention(
         `[B, T, H, V]`.
     """
     q_XTK, k_XTK, v_XTV = (x.transpose(1, 2).flatten(0, 1) for x in (q * scale, k, v))
-    hidden = None if visible is None else ~visible[:, None]
-    out_XTV = _Blocks.apply(q_XTK, k_XTK, v_XTV, hidden, window)
+    run = _Blocks.apply if torch.is_grad_enabled() else _attend
+    out_XTV = run(q_XTK, k_XTK, v_XTV, visible, window)
     return out_XTV.unflatten(0, (q.shape[0], -1)).transpose(1, 2)
+
+
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    visible: Visible,
+    window: int | None,
+    kept: list[Tensor] | None = None,
+) -> Tensor:
+    """Outputs `[X, T, V]`; the probabilities of each block are added to `kept`."""
+    out = torch.empty_like(v)
+    for rows, columns in _blocks(q, window):
+        probabilities = _probabilities(q, k, visible, rows, columns)
+        torch.bmm(probabilities, v[:, columns], out=out[:, rows])
+        if kept is not None:
+            kept.append(probabilities)
+    return out
 
 
 class _Blocks(torch.autograd.Function):
@@ -46,25 +73,23 @@ class _Blocks(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None, window: int | None
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, visible: Visible, window: int | None
     ) -> Tensor:
-        out, kept = torch.empty_like(v), []
-        for rows, columns in _blocks(q, window):
-            probabilities = _probabilities(q, k, hidden, rows, columns)
-            torch.bmm(probabilities, v[:, columns], out=out[:, rows])
-            kept.append(probabilities)
-        ctx.save_for_backward(q, k, v, out, hidden, *(kept if q.shape[1] <= KEPT_LENGTH else ()))
-        ctx.window = window
+        kept: list[Tensor] | None = [] if q.shape[1] <= KEPT_LENGTH else None
+        out = _attend(q, k, v, visible, window, kept)
+        ctx.save_for_backward(q, k, v, out, *(kept or ()))
+        ctx.visible, ctx.window = visible, window
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        q, k, v, out, hidden, *kept = ctx.saved_tensors
+        q, k, v, out, *kept = ctx.saved_tensors
         gradient = gradients[0].contiguous()
         along = (gradient * out).sum(dim=-1, keepdim=True)
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for block, (rows, columns) in enumerate(_blocks(q, ctx.window)):
-            probabilities = kept[block] if kept else _probabilities(q, k, hidden, rows, columns)
+            at = (rows, columns)
+            probabilities = kept[block] if kept else _probabilities(q, k, ctx.visible, *at)
             dscores = torch.bmm(gradient[:, rows], v[:, columns].mT)
             dscores.sub_(along[:, rows]).mul_(probabilities)
             dv[:, columns].baddbmm_(probabilities.mT, gradient[:, rows])
@@ -86,13 +111,15 @@ def _blocks(q_XTK: Tensor, window: int | None) -> list[tuple[slice, slice]]:
 
 
 def _probabilities(
-    q_XTK: Tensor, k_XTK: Tensor, hidden: Tensor | None, rows: slice, columns: slice
+    q_XTK: Tensor, k_XTK: Tensor, visible: Visible, rows: slice, columns: slice
 ) -> Tensor:
     """Softmax of a block's scores `[X, C, S]`, over the keys that each query may see."""
     scores = torch.bmm(q_XTK[:, rows], k_XTK[:, columns].mT)
-    if hidden is not None:
-        by_row = scores.unflatten(0, (-1, scores.shape[0] // len(hidden)))
-        by_row.masked_fill_(hidden[:, :, rows, columns], float("-inf"))
+    if visible is not None:
+        is_made = isinstance(visible, Tensor)
+        seen = visible[:, rows, columns] if is_made else visible.among(rows, columns)
+        by_row = scores.unflatten(0, (len(seen), -1))
+        by_row.masked_fill_(~seen[:, None], float("-inf"))
     else:
         size = scores.shape[1]
         later = torch.ones(size, size, dtype=torch.bool, device=scores.device).triu(1)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .blocked_attention import blocked_attention
+from .sight import OwnKeys, as_mask
 from .twin import runs_step_by_step
 
 
@@ -23,7 +24,7 @@ def softmax_attention(
     k: Tensor,
     v: Tensor,
     *,
-    visible: Tensor | None,
+    visible: Tensor | OwnKeys | None,
     window: int | None = None,
     sinks: int = 0,
     scale: float | None = None,
@@ -34,8 +35,9 @@ def softmax_attention(
         q: queries `[B, T, H, K]`.
         k: keys `[B, S, G, K]`.
         v: values `[B, S, G, V]`.
-        visible: `[B or 1, T, S]`, True where the query may see the key; None is plain causal order
-            (then T = S), or all keys for a single query. Each query must see at least one key.
+        visible: `[B or 1, T, S]`, True where the query may see the key, or that of keys of the same
+            call, unmade; None is plain causal order (then T = S), or all keys for a single query.
+            Each query must see at least one key.
         window: the window that `visible` already respects, for the twin to multiply out no more.
         sinks: first tokens of a document that `visible` shows beyond the window.
         scale: multiplies the scores; default `K ** -0.5`.
@@ -45,18 +47,20 @@ def softmax_attention(
     """
     if runs_step_by_step():
         return softmax_attention_reference(
-            q, k, v, visible=visible, window=window, sinks=sinks, scale=scale
+            q, k, v, visible=as_mask(visible), window=window, sinks=sinks, scale=scale
         )
     repeats = q.shape[2] // k.shape[2]
     if q.shape[1] == 1 and repeats > 1:
-        return _one_query(q, k, v, visible, scale)
+        return _one_query(q, k, v, as_mask(visible), scale)
     k, v = (x.repeat_interleave(repeats, dim=2) if repeats > 1 else x for x in (k, v))
-    if q.is_cpu and v.requires_grad and q.shape[1] == k.shape[1]:
+    in_blocks = v.requires_grad or isinstance(visible, OwnKeys)
+    if q.is_cpu and in_blocks and q.shape[1] == k.shape[1]:
         factor = q.shape[-1] ** -0.5 if scale is None else scale
         with torch.autocast("cpu", enabled=False):
             near = None if sinks else window  # sinks stand anywhere: every block starts at them
             out = blocked_attention(q.to(v.dtype), k.to(v.dtype), v, visible, near, factor)
         return out.to(q.dtype)
+    visible = as_mask(visible)
     out = F.scaled_dot_product_attention(
         q.transpose(1, 2),
         k.transpose(1, 2),
@@ -121,41 +125,3 @@ def _gather_seen(
     at = order[:, None, :, None].expand(*k_BHSK.shape[:2], -1, 1)
     k, v = (x.gather(2, at.expand(-1, -1, -1, x.shape[-1])) for x in (k_BHSK, v_BHSV))
     return k, v, seen_BS.gather(1, order)
-
-
-def earlier_keys(
-    segments_BT: Tensor | None, length: int, window: int | None, device: torch.device
-) -> Tensor:
-    """Whether each token of one call may see each other one of it, `[B or 1, T, T]`."""
-    earlier = torch.ones(1, length, length, dtype=torch.bool, device=device).tril()
-    if window is not None:
-        earlier = earlier.triu(1 - window)
-    if segments_BT is not None:
-        earlier = earlier & (segments_BT[:, :, None] == segments_BT[:, None, :])
-    return earlier
-
-
-def visible_keys(
-    query_positions_BT: Tensor,
-    key_positions_BS: Tensor,
-    query_segments_BT: Tensor | None,
-    key_segments_BS: Tensor | None,
-    window: int | None,
-    *,
-    sinks: int = 0,
-) -> Tensor:
-    """Whether each query may see each key, `[B or 1, T, S]`.
-
-    Positions count within documents; a key at a negative position does not exist. The first `sinks`
-    tokens of a document stay in sight of all of it.
-    """
-    distance = query_positions_BT[:, :, None] - key_positions_BS[:, None, :]
-    seen = (distance >= 0) & (key_positions_BS >= 0)[:, None, :]
-    if window is not None:
-        near = distance < window
-        if sinks:
-            near = near | (key_positions_BS < sinks)[:, None, :]
-        seen = seen & near
-    if query_segments_BT is not None and key_segments_BS is not None:
-        seen = seen & (query_segments_BT[:, :, None] == key_segments_BS[:, None, :])
-    return seen

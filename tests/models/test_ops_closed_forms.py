@@ -15,7 +15,8 @@ from models.ops.convolution import next_tail, short_convolution
 from models.ops.decay import decayed_attention, decayed_attention_reference
 from models.ops.delta import delta_rule, delta_rule_reference
 from models.ops.rotary import rotate
-from models.ops.softmax import softmax_attention, visible_keys
+from models.ops.sight import visible_keys
+from models.ops.softmax import softmax_attention
 from tests.models.cases import LENGTH, PACKINGS, ROUNDING
 
 REPEATABLE = settings(max_examples=25, deadline=None, derandomize=True, database=None)

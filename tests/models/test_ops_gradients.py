@@ -13,7 +13,8 @@ from torch.autograd import gradcheck
 from models.ops.convolution import short_convolution
 from models.ops.decay import decayed_attention
 from models.ops.delta import delta_rule
-from models.ops.softmax import softmax_attention, visible_keys
+from models.ops.sight import visible_keys
+from models.ops.softmax import softmax_attention
 from models.ops.twin import step_by_step
 
 SEGMENTS = [None, torch.tensor([[0, 0, 1, 1, 1]]), torch.tensor([[-1, 0, 0, 0, 1]])]
