@@ -68,7 +68,7 @@ class Findings:
         """Say, one sentence each, what a reader must know before comparing the runs."""
         grouped = [] if self.mechanisms is None else mechanism_notes(self.mechanisms)
         alone = [] if self.shows_groups_only else [*_pools(self), *_unmeasured(self.points)]
-        notes = [*grouped, *alone, *_unequal(self.runs)]
+        notes = [*grouped, *alone, *_unequal(self.runs, self.ledger)]
         if self.unevaluated:
             names = ", ".join(folder.name for folder in self.unevaluated)
             notes.append(f"Trained but not evaluated, so not shown: {names}.")
@@ -137,16 +137,18 @@ def _unmeasured(points: pl.DataFrame) -> list[str]:
     return notes
 
 
-def _unequal(runs: Sequence[Run]) -> list[str]:
-    """How far the runs differ in what must be equal for a fair comparison."""
+def _unequal(runs: Sequence[Run], ledger: pl.DataFrame) -> list[str]:
+    """How far the runs differ in what must be equal for a fair comparison on a task."""
     notes = []
     sizes = [run.cost["parameters"] for run in runs]
     if len(runs) > 1:
         apart = 100 * (max(sizes) / min(sizes) - 1)
         notes.append(f"Parameters differ by {apart:.1f}% at most.")
-    tokens = {run.cost.get("train_tokens") for run in runs}
-    if len(tokens) > 1:
-        known = sorted(int(count) for count in tokens if isinstance(count, (int, float)))
-        spread = f"{known[0]:,} to {known[-1]:,}" if known else "not all known"
-        notes.append(f"Not trained on the same number of tokens ({spread}).")
+    read = {run.name: run.cost.get("train_tokens") for run in runs}
+    for (task,), rows in ledger.group_by("task", maintain_order=True):
+        tokens = {read.get(name) for name in rows["run"].unique()}
+        if len(tokens) > 1:
+            known = sorted(int(count) for count in tokens if isinstance(count, (int, float)))
+            spread = f"{known[0]:,} to {known[-1]:,}" if known else "not all known"
+            notes.append(f"{task}: not trained on the same number of tokens ({spread}).")
     return notes

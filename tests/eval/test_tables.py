@@ -85,7 +85,14 @@ def test_notes_say_what_is_unequal(tmp_path, answers, make_run):
     make_run(tmp_path / "b", answers("gated_deltanet", items=5), train_tokens=2000)
     notes = " ".join(gather([tmp_path], 0.9).notes())
     assert "Parameters differ by 1.1%" in notes
-    assert "Not trained on the same number of tokens (1,000 to 2,000)" in notes
+    assert "swaps: not trained on the same number of tokens (1,000 to 2,000)" in notes
+
+
+def test_tasks_may_be_trained_for_different_times(tmp_path, answers, make_run):
+    """What is compared is the runs that answered one task."""
+    make_run(tmp_path / "a", answers("transformer", "parity", items=5), train_tokens=1000)
+    make_run(tmp_path / "b", answers("transformer", "swaps", items=5), train_tokens=2000)
+    assert "number of tokens" not in " ".join(gather([tmp_path], 0.9).notes())
 
 
 def test_a_level_that_not_all_answered_is_said_to_be_left_out(tmp_path, answers, make_run):
