@@ -53,7 +53,8 @@ def softmax_attention(
     if q.shape[1] == 1 and repeats > 1:
         return _one_query(q, k, v, as_mask(visible), scale)
     k, v = (x.repeat_interleave(repeats, dim=2) if repeats > 1 else x for x in (k, v))
-    in_blocks = v.requires_grad or isinstance(visible, OwnKeys)
+    # torch's fused attention has no mask by the block, and falls back where widths differ.
+    in_blocks = v.requires_grad or isinstance(visible, OwnKeys) or q.shape[-1] != v.shape[-1]
     if q.is_cpu and in_blocks and q.shape[1] == k.shape[1]:
         factor = q.shape[-1] ** -0.5 if scale is None else scale
         with torch.autocast("cpu", enabled=False):
