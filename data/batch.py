@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 
 from .corpus import RowArrays
@@ -14,7 +15,8 @@ class Batch:
     `tokens_BT`, `targets_BT`, `segments_BT` (document of the row, -1 is padding) and `roles_BT` are
     int64, `loss_BT` (weight of each target) is float32. `denominator` is a float32 scalar: the sum
     of the loss weights of the whole global batch, over all ranks and accumulation steps, so that
-    the losses of its parts add up to one mean.
+    the losses of its parts add up to one mean. `places_B` (int64) says which rows of the global
+    batch these are.
     """
 
     tokens_BT: torch.Tensor
@@ -23,10 +25,18 @@ class Batch:
     roles_BT: torch.Tensor
     loss_BT: torch.Tensor
     denominator: torch.Tensor
+    places_B: torch.Tensor
 
     @classmethod
-    def from_rows(cls, rows: RowArrays, denominator: float) -> "Batch":
-        """Rows of a corpus as a batch; the tensors share the arrays' memory."""
+    def from_rows(
+        cls, rows: RowArrays, denominator: float, places: np.ndarray | None = None
+    ) -> "Batch":
+        """Rows of a corpus as a batch; the tensors share the arrays' memory.
+
+        Without places the rows are the global batch's first.
+        """
+        if places is None:
+            places = np.arange(len(rows.tokens))
         return cls(
             tokens_BT=torch.from_numpy(rows.tokens),
             targets_BT=torch.from_numpy(rows.targets),
@@ -34,6 +44,7 @@ class Batch:
             roles_BT=torch.from_numpy(rows.roles),
             loss_BT=torch.from_numpy(rows.loss),
             denominator=torch.tensor(denominator, dtype=torch.float32),
+            places_B=torch.from_numpy(places.astype(np.int64)),
         )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":

@@ -50,8 +50,8 @@ class StepRows(IterableDataset[Batch]):
         for step in self.steps:
             indices = self.indices(step)
             denominator = self.rows.loss_sum(indices)
-            for part in self.micro_batches(indices):
-                yield Batch.from_rows(self.rows.read(part), denominator)
+            for places in self.micro_batches(np.arange(len(indices))):
+                yield Batch.from_rows(self.rows.read(indices[places]), denominator, places)
 
     def indices(self, step: int) -> np.ndarray:
         """Return the rows of the global batch of a step."""
@@ -59,10 +59,10 @@ class StepRows(IterableDataset[Batch]):
         order = GlobalOrder(self.rows.num_rows, self.rows_per_step, self.seed, stage)
         return order.indices(stage_step)
 
-    def micro_batches(self, indices: np.ndarray) -> list[np.ndarray]:
-        """Return this rank's share of a global batch, one array per accumulation step."""
+    def micro_batches(self, places: np.ndarray) -> list[np.ndarray]:
+        """Return this rank's share of a global batch's rows, one array per accumulation step."""
         world_size, accumulate = self.parts
-        mine = indices.reshape(accumulate, world_size, -1)[:, self.rank]
+        mine = places.reshape(accumulate, world_size, -1)[:, self.rank]
         return list(mine)
 
 

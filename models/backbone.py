@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .config import BackboneConfig
 from .cost import Cost, linear_flops
 from .depth.depth import Trajectory
+from .depth.draws import Draws
 from .latent.latent import Thought
 from .layers import RMSNorm
 from .stack import make_blocks
@@ -117,6 +118,7 @@ class Backbone(nn.Module):
         loops: int | None = None,
         roles_BT: Tensor | None = None,
         record: bool = False,
+        draws: Draws | None = None,
     ) -> Output:
         """Read tokens.
 
@@ -128,6 +130,8 @@ class Backbone(nn.Module):
             loops: loop count; None is the state's, or else the depth's default.
             roles_BT: what each token is, for latent schemes that think at certain places.
             record: keep the state after each recurrence in the trajectory.
+            draws: where a training step is: it draws the loop count and all else that is left to
+                chance, and differentiates what the depth says; None is evaluation.
 
         Raises:
             ValueError: on a loop count that can't be run, or isn't the state's.
@@ -140,10 +144,12 @@ class Backbone(nn.Module):
                 )
             loops = state.loops
         count = self.depth.resolve_loops(loops)
+        if draws is not None and loops is None:
+            count = max(self.depth.counts(draws))
 
         def run(x_BTD: Tensor) -> Thought:
             calls = None if state is None else state.calls
-            x_BTD, _, trajectory = self.depth(x_BTD, segments_BT, calls, count, record)
+            x_BTD, _, trajectory = self.depth(x_BTD, segments_BT, calls, count, record, draws)
             return Thought(self.norm(x_BTD), state, trajectory)
 
         thought = self.latent(tokens_BT, roles_BT, self.embedding, run, self.head)

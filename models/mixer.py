@@ -83,9 +83,12 @@ class Mixer(nn.Module, ABC):
         shares: whether layers of this mixer hand tensors on to later layers of the same pass; then
             `forward` takes one more argument, the dictionary that they are handed on in (keyed by
             `Site.name`; None where the mixer stands alone).
+        folded: names of linear layers whose weights the mixer multiplies itself somewhere, so that
+            nothing may be hooked onto their calls.
     """
 
     shares: bool = False
+    folded: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(

@@ -9,6 +9,7 @@ from torch import Tensor
 from data.batch import Batch
 from models.backbone import Backbone
 from models.config import backbone_from_dict
+from models.depth.draws import Draws
 from models.routing import routers
 
 from .objective import Objective
@@ -26,6 +27,7 @@ class PretrainModule(L.LightningModule):
         seed: keys initialisation and every draw of the run.
         compile_blocks: compile each block.
         corpus_hash: manifest hash of the corpus; kept in checkpoints, for `refuse_other_corpus`.
+        rows_per_step: rows of a global batch.
     """
 
     def __init__(
@@ -36,10 +38,12 @@ class PretrainModule(L.LightningModule):
         seed: int,
         compile_blocks: bool,
         corpus_hash: str,
+        rows_per_step: int,
     ) -> None:
         super().__init__()
         self.backbone_data, self.optim, self.plan = backbone, optim, plan
         self.seed, self.compile_blocks, self.corpus_hash = seed, compile_blocks, corpus_hash
+        self.rows_per_step = rows_per_step
         self.objective: Objective | None = None
         self._entered: int | None = None
 
@@ -60,10 +64,15 @@ class PretrainModule(L.LightningModule):
         assert self.objective is not None
         return self.objective
 
-    def loops_at(self, step: int) -> int:
-        """Return the loop count of a step of the run: a pure function of seed, stage and step."""
+    def draws_at(self, step: int, places_B: Tensor | None = None) -> Draws:
+        """Return what keys the draws of a step of the run, for these rows of its batch."""
         place = self.plan.place(step)
-        return self.net.backbone.depth.loops_for_step(self.seed, place.stage, place.step)
+        where = (place.stage, place.step, place.steps)
+        return Draws(self.seed, *where, rows=self.rows_per_step, places_B=places_B)
+
+    def loops_at(self, step: int) -> int:
+        """Return the loop count of a step of the run: the largest, where rows have their own."""
+        return max(self.net.backbone.depth.counts(self.draws_at(step)))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Let the stage's parts train when it begins, and when a run resumes within it."""
@@ -77,7 +86,8 @@ class PretrainModule(L.LightningModule):
         place = self.plan.place(self.global_step)
         config = self.plan.stages[place.stage].objective
         parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
-        return parts * self.net(batch, config, self.loops_at(self.global_step), share=1 / parts)
+        draws = self.draws_at(self.global_step, batch.places_B)
+        return parts * self.net(batch, config, draws, share=1 / parts)
 
     def validation_loss(self, batch: Batch) -> float:
         """Return a batch's part of the mean loss on held-out documents, at the default loop count.

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from data.batch import Batch
 from models.backbone import Backbone
+from models.depth.draws import Draws
 from models.latent.latent import Readout
 
 
@@ -50,18 +51,18 @@ class Objective(nn.Module):
         self.backbone = backbone
 
     def forward(
-        self, batch: Batch, config: ObjectiveConfig, loops: int | None, share: float = 1.0
+        self, batch: Batch, config: ObjectiveConfig, draws: Draws | None, share: float = 1.0
     ) -> Tensor:
         """Return the batch's part of the global loss, in nats per unit of weight.
 
         Args:
             batch: the whole global batch, or a part of it.
             config: settings.
-            loops: loop count; None is the depth's default.
+            draws: where a training step is; None is evaluation, at the depth's default count.
             share: rows of this part over rows of the global batch.
         """
         output = self.backbone(
-            batch.tokens_BT, batch.segments_BT, loops=loops, roles_BT=batch.roles_BT
+            batch.tokens_BT, batch.segments_BT, roles_BT=batch.roles_BT, draws=draws
         )
         total = weighted_cross_entropy(
             output.hidden_BTD, output.readout, batch.targets_BT, batch.loss_BT, config

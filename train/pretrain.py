@@ -152,6 +152,7 @@ def _fit(run: Run, latest: Path | None) -> None:
         config.seed,
         config.trainer.compile,
         run.corpus.hash,
+        config.trainer.rows_per_step,
     )
     told = loggers_of(
         config.logger, run.folder, config.experiment_name, {"folder": str(run.folder)}

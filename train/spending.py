@@ -6,6 +6,7 @@ from typing import Any
 
 from data.corpus import Corpus
 from models.backbone import Backbone
+from models.depth.draws import Draws
 
 from .config import RunConfig
 from .stage import StagePlan
@@ -17,13 +18,14 @@ def training_cost(
     """Return the facts that a report states of each backbone.
 
     Training FLOPs are three forward passes' (one forward, two backward) over every document read,
-    each reading out its positions with a target, at the loop counts that the run draws.
+    each reading out its positions with a target, at the loop counts that the run draws; loops that
+    are not differentiated count once.
     """
     rows = corpus.split("train")
     counts = _loop_counts(backbone, config, plan)
     share = config.trainer.rows_per_step / rows.num_rows
     per_pass = {loops: _pass_flops(backbone, rows.document_lengths, loops) for loops in counts}
-    flops = sum(3 * share * steps * per_pass[loops] for loops, steps in counts.items())
+    flops = sum(share * steps * per_pass[loops] for loops, steps in counts.items())
     context = config.data.context
     return {
         "backbone": config.backbone.name,
@@ -48,20 +50,22 @@ def training_cost(
 
 
 def _loop_counts(backbone: Backbone, config: RunConfig, plan: StagePlan) -> dict[int, int]:
-    """How many steps of the run draw each loop count."""
+    """How many steps of the run draw each loop count (the largest, where rows have their own)."""
     counts: dict[int, int] = {}
     for step in range(config.trainer.max_steps):
         place = plan.place(step)
-        loops = backbone.depth.loops_for_step(config.seed, place.stage, place.step)
+        where = (place.stage, place.step, place.steps, config.trainer.rows_per_step)
+        loops = max(backbone.depth.counts(Draws(config.seed, *where)))
         counts[loops] = counts.get(loops, 0) + 1
     return counts
 
 
 def _pass_flops(backbone: Backbone, lengths: Any, loops: int) -> float:
-    """Forward FLOPs of every document once, all positions read out."""
+    """Training FLOPs of every document once, all positions read out."""
 
     @cache
     def flops(length: int) -> float:
-        return backbone.prefill_cost(length, loops, readouts=length).flops
+        forward = backbone.prefill_cost(length, loops, readouts=length).flops
+        return 3 * forward - 2 * backbone.depth.forward_only_cost(length, loops).flops
 
     return sum(flops(length) for length in lengths.tolist())

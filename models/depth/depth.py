@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..block import Block, Shared
 from ..cost import Cost, total
+from .draws import Draws
 
 
 @dataclass
@@ -84,12 +85,19 @@ class Depth(nn.Module, ABC):
         state: list[Any] | None,
         loops: int,
         record: bool = False,
+        draws: Draws | None = None,
     ) -> tuple[Tensor, list[Any] | None, Trajectory]:
-        """Run the blocks; `state` holds one entry per call, in the order of `calls(loops)`."""
+        """Run the blocks; `state` holds one entry per call, in the order of `calls(loops)`.
 
-    def loops_for_step(self, seed: int, stage: int, step: int) -> int:
-        """Return the count for a training step: a pure function, so equal on all ranks."""
-        return self.default_loops
+        `draws` keys what a training step leaves to chance; None is evaluation.
+        """
+
+    def counts(self, draws: Draws) -> list[int]:
+        """Return the loops of a training step: one count, or one for each row of its batch.
+
+        The largest of them is what is run; all are pure functions, so equal on all processes.
+        """
+        return [self.default_loops]
 
     def resolve_loops(self, loops: int | None) -> int:
         """Return the count to run; raises ValueError where a count can't be chosen."""
@@ -114,6 +122,10 @@ class Depth(nn.Module, ABC):
     def cost(self, context: int, loops: int) -> Cost:
         """Cost of one token that sees `context` tokens; weights are read at every call."""
         return total([self.block(layer).cost(context) for layer in self.calls(loops)])
+
+    def forward_only_cost(self, length: int, loops: int) -> Cost:
+        """Cost of what a training step over `length` tokens runs without differentiating it."""
+        return Cost()
 
     def prefill_cost(self, length: int, loops: int) -> Cost:
         """Cost of reading `length` tokens at once."""

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .depth import Depth, DepthConfig, Trajectory
+from .draws import Draws
 
 
 @dataclass
@@ -39,6 +40,7 @@ class FixedDepth(Depth):
         state: list[Any] | None,
         loops: int,
         record: bool = False,
+        draws: Draws | None = None,
     ) -> tuple[Tensor, list[Any] | None, Trajectory]:
         """Run the stack once."""
         x_BTD = self._run(range(len(self.order)), x_BTD, segments_BT, state, 0, {})

@@ -70,6 +70,8 @@ class LatentAttentionConfig(MixerConfig):
 class LatentAttention(Mixer):
     """Softmax attention over keys and values that are made from one small latent each token."""
 
+    folded = ("keys", "values")
+
     def __init__(
         self, config: LatentAttentionConfig, dim: int, heads: int, head_dim: int, rope_dim: int
     ) -> None:

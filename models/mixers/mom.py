@@ -67,6 +67,8 @@ class MixtureOfMemoriesConfig(MixerConfig):
 class MixtureOfMemories(Mixer):
     """The gated delta rule over routed memories (arXiv 2502.13685, section 3.2)."""
 
+    folded = ("kv",)
+
     def __init__(
         self,
         config: MixtureOfMemoriesConfig,

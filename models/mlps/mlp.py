@@ -39,9 +39,11 @@ class MLP(nn.Module, ABC):
 
     Attributes:
         inner_width: hidden values before their activation; 0 where a convolution can't stand there.
+        folded: see `Mixer`.
     """
 
     inner_width: int = 0
+    folded: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(

@@ -57,6 +57,8 @@ class MoEConfig(MLPConfig):
 class MoE(MLP):
     """Top-k of several SwiGLU experts for each position, and a shared one for all."""
 
+    folded = ("experts",)
+
     def __init__(self, config: MoEConfig, dim: int, hidden: int) -> None:
         super().__init__()
         self.config, self.dim, self.hidden = config, dim, hidden

@@ -46,7 +46,8 @@ class SwiGLU(MLP):
         """Apply to each position alone."""
         if inner is not None:
             gate, up = inner(self.gate_up(x_BTD)).chunk(2, dim=-1)
-        elif torch.is_grad_enabled():  # gradients of two products need not be copied into one
+        elif torch.is_grad_enabled() and not self.gate_up._forward_hooks:
+            # The gradients of two products need not be copied into one.
             gate, up = (F.linear(x_BTD, weight) for weight in self.gate_up.weight.chunk(2))
         else:
             gate, up = self.gate_up(x_BTD).chunk(2, dim=-1)

@@ -19,8 +19,11 @@ from torch import Tensor, nn
 
 from models.backbone import Backbone
 from models.config import BackboneConfig, backbone_from_dict
+from models.depth.injection import INJECTIONS
 from models.depth.listing import DEPTHS
 from models.depth.looped import LoopedDepthConfig
+from models.depth.relaxation import RELAXATIONS
+from models.depth.start import STARTS
 from models.latent.listing import LATENTS
 from models.layout import parse_layout
 from models.mixer import Mixer, MixerConfig, Site
@@ -261,6 +264,30 @@ BACKBONE_CASES: dict[str, BackboneConfig] = {
     "looped bare": backbone_config(
         "gdn attn", 2, depth=LoopedDepthConfig(loops=2, injection="none", norm=False)
     ),
+    **{
+        f"injection {name}": backbone_config(
+            "gdn attn", 3, depth=LoopedDepthConfig(prelude=1, loops=3, injection=name)
+        )
+        for name in INJECTIONS
+    },
+    **{
+        f"start {name}": backbone_config(
+            "mamba2 attn", 2, depth=LoopedDepthConfig(loops=2, start=name, injection="concat")
+        )
+        for name in STARTS
+    },
+    **{
+        f"relaxation {name}": backbone_config(
+            "attn gdn mla", 3, depth=LoopedDepthConfig(loops=3, relaxation=name, rank=2)
+        )
+        for name in RELAXATIONS
+    },
+    "loops in sequence": backbone_config(
+        "gdn attn",
+        3,
+        depth=LoopedDepthConfig(prelude=1, loops=2, order="sequence", injection="none"),
+    ),
+    "normed loops": backbone_config("attn", depth=LoopedDepthConfig(loops=2, norm_output=True)),
     "looped hybrid": backbone_config(
         "gdn mamba2 attn", 3, depth=LoopedDepthConfig(prelude=1, loops=2, injection="none")
     ),

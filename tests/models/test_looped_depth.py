@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from models.backbone import Backbone
+from models.depth.draws import Draws
 from models.depth.fixed import FixedDepthConfig
 from models.depth.looped import LoopedDepthConfig
 from tests.models.cases import (
@@ -131,18 +132,18 @@ def test_every_parameter_is_reached_from_two_loops_on() -> None:
 
 
 def test_sampled_counts_are_a_pure_function() -> None:
-    one, two = (looped(2, min_loops=1, max_loops=8).depth for _ in range(2))
-    draws = [one.loops_for_step(3, 0, step) for step in range(50)]
+    one, two = (looped(2, count="uniform", min_loops=1, max_loops=8).depth for _ in range(2))
+    draws = [one.counts(Draws(3, 0, step)) for step in range(50)]
     torch.manual_seed(99)
-    assert draws == [two.loops_for_step(3, 0, step) for step in range(50)]
-    assert draws[20:] == [two.loops_for_step(3, 0, step) for step in range(20, 50)], "on resume"
-    assert draws != [one.loops_for_step(4, 0, step) for step in range(50)]
-    assert draws != [one.loops_for_step(3, 1, step) for step in range(50)]
+    assert draws == [two.counts(Draws(3, 0, step)) for step in range(50)]
+    assert draws[20:] == [two.counts(Draws(3, 0, step)) for step in range(20, 50)], "on resume"
+    assert draws != [one.counts(Draws(4, 0, step)) for step in range(50)]
+    assert draws != [one.counts(Draws(3, 1, step)) for step in range(50)]
 
 
 def test_sampled_counts_are_uniform() -> None:
-    depth, steps = looped(2, min_loops=2, max_loops=6).depth, 5000
-    draws = torch.tensor([depth.loops_for_step(0, 0, step) for step in range(steps)])
+    depth, steps = looped(2, count="uniform", min_loops=2, max_loops=6).depth, 5000
+    draws = torch.tensor([depth.counts(Draws(0, 0, step))[0] for step in range(steps)])
     shares = torch.bincount(draws, minlength=7)[2:] / steps
     assert draws.min() == 2 and draws.max() == 6
     assert (shares - 0.2).abs().max() < 0.02, f"five standard errors off: {shares.tolist()}"
@@ -152,8 +153,9 @@ def test_sampled_counts_are_uniform() -> None:
 
 
 def test_without_a_range_each_step_runs_the_default() -> None:
-    assert {looped(2, loops=3).depth.loops_for_step(0, 0, step) for step in range(9)} == {3}
-    assert build_backbone(backbone_config()).depth.loops_for_step(0, 0, 1) == 1
+    depth = looped(2, loops=3).depth
+    assert all(depth.counts(Draws(0, 0, step, 9)) == [3] for step in range(9))
+    assert build_backbone(backbone_config()).depth.counts(Draws(0, 0, 1)) == [1]
 
 
 # What is refused
@@ -191,11 +193,26 @@ def test_a_looped_depth_refuses_no_loops() -> None:
         ({"prelude": -1}, "depth.prelude=-1"),
         ({"coda": -1}, "depth.coda=-1"),
         ({"loops": 0}, "depth.loops=0 must be at least 1"),
-        ({"min_loops": 2}, "set both"),
-        ({"max_loops": 2}, "set both"),
-        ({"min_loops": 0, "max_loops": 2}, "depth.min_loops=0 must lie between 1 and"),
-        ({"min_loops": 3, "max_loops": 2}, "depth.min_loops=3 .* depth.max_loops=2"),
-        ({"injection": "concat"}, "depth.injection=concat is not known: choose add or none"),
+        ({"min_loops": 2}, "depth.min_loops=2 .* depth.count=fixed draws none"),
+        ({"max_loops": 2}, "depth.max_loops=2 limit counts .* depth.count=fixed draws none"),
+        ({"count": "uniform", "min_loops": 0}, "depth.min_loops=0 must be at least 1"),
+        (
+            {"count": "uniform", "min_loops": 3, "max_loops": 2},
+            "depth.min_loops=3 must not be above depth.max_loops=2",
+        ),
+        ({"injection": "glue"}, "depth.injection=glue is not known: choose none or add or"),
+        ({"start": "here"}, "depth.start=here is not known: choose input or zeros"),
+        ({"relaxation": "nap"}, "depth.relaxation=nap is not known: choose none or scale"),
+        ({"count": "many"}, "depth.count=many is not known: choose fixed or uniform"),
+        ({"curriculum": "steep"}, "depth.curriculum=steep is not known: choose none or linear"),
+        ({"order": "random"}, "depth.order=random is not known: choose cycle or sequence"),
+        ({"order": "sequence"}, "depth.order=sequence repeats single layers, so depth.injection"),
+        ({"mean_loops": 0.5}, "depth.mean_loops=0.5 must be at least 1, or null"),
+        ({"spread": -1.0}, "depth.spread=-1.0 must be at least 0"),
+        ({"loop_from": 1.5}, "depth.loop_from=1.5 must lie between 0 and 1"),
+        ({"rank": 0}, "depth.rank=0 must be at least 1"),
+        ({"gradient_loops": 0}, "depth.gradient_loops=0 must be at least 1"),
+        ({"gradient_loops": 5}, "depth.gradient_loops=5 is above the 4 loops"),
     ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -22,7 +22,7 @@ from train.logging import LoggerConfig
 from train.pretrain import pretrain
 
 ROOT = Path(__file__).parents[2]
-LOOPED = LoopedDepthConfig(loops=2, min_loops=1, max_loops=3)
+LOOPED = LoopedDepthConfig(loops=2, count="uniform", min_loops=1, max_loops=3)
 # What the verb needs to train something as small as `small_run` does.
 SMALL = (
     *("backbone.dim=16", "backbone.head_dim=8", "backbone.num_layers=1"),

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from eval.checkpoint import checkpoint_path, read_checkpoint
+from models.depth.draws import Draws
 from tests.train.runs import LOOPED, metrics, small_backbone, train, with_trainer
 from train.config import RunConfig
 from train.objective import ObjectiveConfig
@@ -142,8 +143,8 @@ def test_a_stage_draws_its_own_loops(run_at: Callable[..., RunConfig]) -> None:
     config = run_at(backbone=small_backbone(depth=LOOPED))
     config = replace(config, stages=[StageConfig("a", 6), StageConfig("b")])
     loops = [int(row["loops"]) for row in metrics(train(config))]
-    depth = LOOPED.build(nn.ModuleList([nn.Identity()]), 16)
-    expected = [depth.loops_for_step(0, stage, step) for stage in (0, 1) for step in range(6)]
+    draws = [Draws(0, stage, step, 6) for stage in (0, 1) for step in range(6)]
+    expected = [LOOPED.law().draw(each.key("loops")) for each in draws]
     assert loops == expected
     assert set(loops) == {1, 2, 3}
 
