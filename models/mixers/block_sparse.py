@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from ..layers import RMSNorm, init_linear, init_output
 from ..mixer import Mixer, MixerConfig, Site
 from ..ops.rotary import Positions, rotate
-from ..ops.sight import as_mask
 from ..ops.sparse import SparseView, TokenView
 from ..ops.sparse_blocks import Blocks
 from ..ops.twin import runs_step_by_step
@@ -167,7 +166,7 @@ class BlockSparse(Mixer):
         positions_BT = document_positions(segments_BT, length, None, x_BTD.device)
         positions = slice(length) if segments_BT is None else positions_BT
         q, k, v = self._heads(x_BTD, positions, length)
-        visible = as_mask(own_keys(positions_BT, segments_BT, None))
+        visible = own_keys(positions_BT, segments_BT, None)
         positions_BT = positions_BT.expand(batch, -1)
         shared = segments_BT is None
         blocks = Blocks(self.settings.block_size, positions_BT, segments_BT, shared=shared)
@@ -188,7 +187,7 @@ class BlockSparse(Mixer):
         past = state.summary_keys_BNGK[:, :held], state.summary_values_BNGK[:, :held]
         summaries = [torch.cat([a.to(b.dtype), b], dim=1) for a, b in zip(past, new, strict=True)]
         state.write_summaries(blocks, *(x.to(state.keys_BSGK.dtype) for x in new))
-        return q, SparseView(blocks, k, v, summaries[0], summaries[1], as_mask(visible))
+        return q, SparseView(blocks, k, v, summaries[0], summaries[1], visible)
 
     def _complete(self, blocks: Blocks, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Summaries of the blocks that this call completes."""

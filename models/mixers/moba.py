@@ -53,6 +53,10 @@ class MixtureOfBlocks(BlockSparse):
 
     def read(self, q: Tensor, x_BTD: Tensor, view: SparseView | TokenView) -> Tensor:
         """Attend over the chosen blocks, every head over its own."""
+        kernel = view.kernel("moba", q) if isinstance(view, SparseView) else None
+        if kernel is not None and isinstance(view, SparseView):
+            most = {"num_selected": self.config.num_selected, **view.kernel_options}
+            return kernel(q, view.keys_BSGK, view.values_BSGK, **most)
         chosen = view.select(view.score(q).detach(), self.config.num_selected - 1)
         return view.read_selected(q, chosen)
 

@@ -14,13 +14,18 @@ heads that share keys, Q heads that share a selection (H = G P Q), K head dim, M
 W keys that a token gathers.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..kernels import find
+from .sight import OwnKeys, as_mask
 from .softmax import softmax_attention
 from .sparse_blocks import Blocks
+from .twin import runs_step_by_step
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class SparseView:
         values_BSGK: values.
         summary_keys_BNGK: what blocks are known by.
         summary_values_BNGK: what they hold; width 0 where summaries are only scored.
-        visible_BTS: keys of each query's document that are no later ones.
+        visible_BTS: keys of each query's document that are no later ones, made or unmade.
     """
 
     blocks: Blocks
@@ -54,7 +59,7 @@ class SparseView:
     values_BSGK: Tensor
     summary_keys_BNGK: Tensor
     summary_values_BNGK: Tensor
-    visible_BTS: Tensor | None
+    visible_BTS: Tensor | OwnKeys | None
 
     @property
     def index_BN(self) -> Tensor:
@@ -80,6 +85,13 @@ class SparseView:
 
     def read_selected(self, q: Tensor, chosen: Selection) -> Tensor:
         """Attend over the tokens of the chosen blocks and of the query's own, `[B, T, H, K]`."""
+        kernel = self.kernel("selected_blocks", q)
+        shares = q.shape[2] // self.keys_BSGK.shape[2]
+        if kernel is not None and chosen.slots_BGPTM.shape[2] == 1 and shares % 16 == 0:
+            index_BGTM = self._index_of(chosen.slots_BGPTM[:, :, 0])
+            picked = (index_BGTM, chosen.real_BGPTM[:, :, 0])
+            picked = (x.transpose(1, 2).contiguous() for x in picked)
+            return kernel(q, self.keys_BSGK, self.values_BSGK, *picked, **self.kernel_options)
         seen = self._tokens_seen(chosen)
         groups, shares = seen.shape[1:3]
         q_BTGPQK = q.unflatten(2, (groups, shares, -1))
@@ -91,6 +103,21 @@ class SparseView:
         out = softmax_attention(folded, k, v, visible=seen.flatten(0, 2))
         out = out.unflatten(0, (-1, groups, shares)).permute(0, 3, 1, 2, 4, 5)
         return out.flatten(2, 4)
+
+    def kernel(self, name: str, q: Tensor) -> Callable[..., Tensor] | None:
+        """The fused kernel of a reading, where this call is all that there is of its documents."""
+        several = q.shape[1] > 1 and not self.blocks.past and not runs_step_by_step()
+        return find(name, self.values_BSGK, q) if several else None
+
+    @property
+    def kernel_options(self) -> dict[str, Any]:
+        """What fused kernels ask of blocks."""
+        return {"block_size": self.blocks.size, "segments": self.blocks.segments_BT}
+
+    def _index_of(self, slots_BGTM: Tensor) -> Tensor:
+        """Index of blocks within their documents."""
+        index_BN = self.index_BN[:, None, None].expand(*slots_BGTM.shape[:3], -1)
+        return index_BN.gather(-1, slots_BGTM)
 
     def read_window(self, q: Tensor, window: int) -> Tensor:
         """Attend over the last `window` tokens, `[B, T, H, K]`."""
@@ -104,8 +131,9 @@ class SparseView:
 
     @property
     def _past(self) -> Tensor:
-        if self.visible_BTS is not None:
-            return self.visible_BTS
+        visible = as_mask(self.visible_BTS)
+        if visible is not None:
+            return visible
         length, device = self.blocks.length, self.keys_BSGK.device
         return torch.ones(1, length, length, dtype=torch.bool, device=device).tril()
 
