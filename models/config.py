@@ -42,6 +42,8 @@ class BackboneConfig:
         target_parameters: unique parameters to match by choosing mlp_hidden; null for none.
         vocab_size: rows of the embedding; 0 takes the corpus's tokenizer's.
         tie_embeddings: read out with the embedding's own weights.
+        twin: build, in this looped backbone's place, the unlooped one that matches it in params,
+            flops (of training) or depth (block calls); see `models.twins`.
     """
 
     name: str = "backbone"
@@ -60,6 +62,7 @@ class BackboneConfig:
     target_parameters: int | None = None
     vocab_size: int = 0
     tie_embeddings: bool = False
+    twin: str = "none"
 
 
 def to_dict(config: BackboneConfig) -> dict[str, Any]:

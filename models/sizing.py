@@ -6,13 +6,14 @@ import torch
 
 from .backbone import Backbone
 from .config import BackboneConfig
+from .twins import twin_of
 
 TOLERANCE = 0.03
 """Largest relative distance from the asked number of parameters."""
 
 
 def resolve(config: BackboneConfig, vocab_size: int) -> BackboneConfig:
-    """Fill in the vocabulary and the feed-forward width.
+    """Fill in the vocabulary and the feed-forward width; put a twin in the backbone's place.
 
     Raises:
         ValueError: where the corpus's vocabulary differs from a set one, or no width comes within
@@ -23,7 +24,11 @@ def resolve(config: BackboneConfig, vocab_size: int) -> BackboneConfig:
             f"backbone.vocab_size={config.vocab_size}, but the corpus's tokenizer has {vocab_size}:"
             " set 0 to take the corpus's"
         )
-    config = replace(config, vocab_size=vocab_size)
+    config = _with_width(replace(config, vocab_size=vocab_size))
+    return config if config.twin == "none" else twin_of(config, config.twin)
+
+
+def _with_width(config: BackboneConfig) -> BackboneConfig:
     if config.mlp_hidden is not None:
         return config
     if config.target_parameters is not None:
