@@ -112,9 +112,29 @@ class Recorder(L.Callback):
         self, trainer: L.Trainer, module: PretrainModule, data: CorpusModule
     ) -> dict[str, float]:
         """Score the held-out documents, each rank its share of them; none is no loss at all."""
-        losses = [module.validation_loss(batch) for batch in data.validation_batches()]
-        total, batches = _summed(trainer, sum(losses), len(losses))
-        return {"validation_loss": total} if batches else {}
+        batches = data.validation_batches()
+        found = {
+            name: _summed(
+                trainer, sum(module.validation_loss(x, loops) for x in batches), len(batches)
+            )
+            for name, loops in _depths(module).items()
+        }
+        losses = {name: total for name, (total, count) in found.items() if count}
+        return losses | self._health(trainer, module, batches)
+
+    def _health(
+        self, trainer: L.Trainer, module: PretrainModule, batches: list[Batch]
+    ) -> dict[str, float]:
+        """Measure the loops on every row, each rank its share."""
+        if not module.net.backbone.depth.adjustable:
+            return {}
+        totals: dict[str, float] = {}
+        for batch in batches:
+            for name, value in module.loop_health(batch).items():
+                totals[name] = totals.get(name, 0.0) + value * len(batch.tokens_BT)
+        count = sum(len(batch.tokens_BT) for batch in batches)
+        summed = {name: _summed(trainer, total, count) for name, total in totals.items()}
+        return {name: total / rows for name, (total, rows) in summed.items() if rows}
 
     def _write(
         self, writer: MetricsWriter, loggers: list[Logger], row: dict[str, Any], tokens: int
@@ -151,6 +171,19 @@ class Recorder(L.Callback):
         if self.writer is not None:
             self.writer.close()
             self.writer = None
+
+
+def _depths(module: PretrainModule) -> dict[str, int | None]:
+    """Loop counts to validate at: the default, and half and twice as many where that can be."""
+    depth = module.net.backbone.depth
+    if not depth.adjustable:
+        return {"validation_loss": None}
+    loops = depth.default_loops
+    return {
+        "validation_loss": loops,
+        "validation_loss_fewer_loops": max(1, loops // 2),
+        "validation_loss_more_loops": 2 * loops,
+    }
 
 
 class Checkpointer(L.Callback):

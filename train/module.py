@@ -10,6 +10,7 @@ from data.batch import Batch
 from models.backbone import Backbone
 from models.config import backbone_from_dict
 from models.depth.draws import Draws
+from models.depth.health import loop_health
 from models.routing import routers
 
 from .objective import Objective
@@ -89,15 +90,34 @@ class PretrainModule(L.LightningModule):
         draws = self.draws_at(self.global_step, batch.places_B)
         return parts * self.net(batch, config, draws, share=1 / parts)
 
-    def validation_loss(self, batch: Batch) -> float:
-        """Return a batch's part of the mean loss on held-out documents, at the default loop count.
+    def validation_loss(self, batch: Batch, loops: int | None = None) -> float:
+        """Return a batch's part of the mean loss on held-out documents, at a loop count.
 
         Auxiliary losses are left out: it is the backbone's predictions that are scored.
         """
+        return self._score(batch, loops, record=False)
+
+    def loop_health(self, batch: Batch) -> dict[str, float]:
+        """Measure the loops of a looped backbone on held-out documents; see `models.depth.health`.
+
+        Nothing where nothing is looped.
+        """
+        depth = self.net.backbone.depth
+        if not depth.adjustable:
+            return {}
+        self._score(batch, None, record=True)
+        assert self.net.recorded is not None
+        found = loop_health(self.net.recorded, batch.segments_BT.to(self.device))
+        self.net.recorded = None
+        bound = depth.spectral_bound()
+        return found if bound is None else found | {"spectral_bound": bound}
+
+    def _score(self, batch: Batch, loops: int | None, record: bool) -> float:
         config = self.plan.stages[self.plan.place(self.global_step - 1).stage].objective
+        given = {"share": 0.0, "loops": loops, "record": record}
         self.net.eval()
         with torch.no_grad(), self.trainer.precision_plugin.val_step_context():
-            loss = self.net(batch.to(self.device), config, None, share=0.0)
+            loss = self.net(batch.to(self.device), config, None, **given)
         self.net.train()
         return float(loss)
 

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from data.batch import Batch
 from models.backbone import Backbone
+from models.depth.depth import Trajectory
 from models.depth.draws import Draws
 from models.latent.latent import Readout
 
@@ -49,9 +50,16 @@ class Objective(nn.Module):
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
+        self.recorded: Trajectory | None = None
 
     def forward(
-        self, batch: Batch, config: ObjectiveConfig, draws: Draws | None, share: float = 1.0
+        self,
+        batch: Batch,
+        config: ObjectiveConfig,
+        draws: Draws | None,
+        share: float = 1.0,
+        loops: int | None = None,
+        record: bool = False,
     ) -> Tensor:
         """Return the batch's part of the global loss, in nats per unit of weight.
 
@@ -60,10 +68,18 @@ class Objective(nn.Module):
             config: settings.
             draws: where a training step is; None is evaluation, at the depth's default count.
             share: rows of this part over rows of the global batch.
+            loops: loop count; None is what the draws say, or the depth's default.
+            record: keep what ran, with its states, in `recorded`.
         """
         output = self.backbone(
-            batch.tokens_BT, batch.segments_BT, roles_BT=batch.roles_BT, draws=draws
+            batch.tokens_BT,
+            batch.segments_BT,
+            loops=loops,
+            roles_BT=batch.roles_BT,
+            record=record,
+            draws=draws,
         )
+        self.recorded = output.trajectory if record else None
         total = weighted_cross_entropy(
             output.hidden_BTD, output.readout, batch.targets_BT, batch.loss_BT, config
         )

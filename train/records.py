@@ -17,6 +17,13 @@ COLUMNS = (
     "loops",
     "tokens",
     "seconds",
+    # Of looped backbones alone, at validation: losses at half and twice the loops, and health.
+    "validation_loss_fewer_loops",
+    "validation_loss_more_loops",
+    "state_norm",
+    "loop_residual",
+    "token_correlation",
+    "spectral_bound",
 )
 
 

@@ -99,6 +99,10 @@ class Depth(nn.Module, ABC):
         """
         return [self.default_loops]
 
+    def spectral_bound(self) -> float | None:
+        """How much what stands between loops can stretch a state; None where that has no bound."""
+        return None
+
     def resolve_loops(self, loops: int | None) -> int:
         """Return the count to run; raises ValueError where a count can't be chosen."""
         if loops is None or loops == self.default_loops:

@@ -328,6 +328,10 @@ class LoopedDepth(Depth):
             return [law.draw(draws.key("loops"))]
         return [law.draw(key) for key in draws.row_keys("loops")]
 
+    def spectral_bound(self) -> float | None:
+        """That of the injection."""
+        return self.injection.spectral_bound()
+
     def cost(self, context: int, loops: int) -> Cost:
         """Cost of one token: the blocks' at every call, and what stands between loops."""
         return super().cost(context, loops) + self._between(loops)

@@ -1,0 +1,48 @@
+"""Whether a loop is well: what its states do from one recurrence to the next.
+
+Legend: B batch, T time, D width.
+"""
+
+import torch
+from torch import Tensor
+
+from .depth import Trajectory
+
+
+@torch.no_grad()
+def loop_health(trajectory: Trajectory, segments_BT: Tensor | None) -> dict[str, float]:
+    """Measure recorded states, over the tokens of documents.
+
+    Returns:
+        `state_norm`: root mean square of the last state; it grows where a loop explodes.
+        `loop_residual`: length of the last change over that of the state; near zero it has settled
+        (only from two loops on). `token_correlation`: mean cosine of two tokens of one row; near
+        one, all tokens say the same (collapse). Nothing where no states were recorded.
+    """
+    if not trajectory.states:
+        return {}
+    last = trajectory.states[-1].float()
+    real_BT = torch.ones(last.shape[:2], dtype=torch.bool, device=last.device)
+    if segments_BT is not None:
+        real_BT = segments_BT >= 0
+    lengths_BT = last.norm(dim=-1)
+    found = {"state_norm": _mean(lengths_BT / last.shape[-1] ** 0.5, real_BT)}
+    if len(trajectory.states) > 1:
+        change_BT = (last - trajectory.states[-2].float()).norm(dim=-1)
+        found["loop_residual"] = _mean(change_BT / lengths_BT.clamp(min=1e-12), real_BT)
+    return found | {"token_correlation": _correlation(last, real_BT)}
+
+
+def _mean(x_BT: Tensor, real_BT: Tensor) -> float:
+    """Mean over the tokens of each row, then over rows: however rows are put into batches."""
+    row_B = (x_BT * real_BT).double().sum(dim=1) / real_BT.sum(dim=1).clamp(min=1)
+    return float(row_B.mean())
+
+
+def _correlation(last_BTD: Tensor, real_BT: Tensor) -> float:
+    """Mean cosine over pairs of different tokens: `(|sum u|^2 - n) / (n (n - 1))` of each row."""
+    units = torch.nn.functional.normalize(last_BTD, dim=-1) * real_BT[..., None]
+    count_B = real_BT.sum(dim=1).double()
+    together_B = units.double().sum(dim=1).square().sum(dim=-1)
+    pairs_B = (together_B - count_B) / (count_B * (count_B - 1)).clamp(min=1)
+    return float(pairs_B.mean())
