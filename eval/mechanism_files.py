@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from data.atomic import write_atomically
 from eval.findings import Findings
+from eval.loops_and_layers import gap_table
 from eval.markdown import markdown_table
 from eval.mechanism_figure import draw_mechanisms, draw_recall
 from eval.mechanism_tables import mechanism_level_tables, mechanism_table, rate_table
@@ -33,7 +34,7 @@ def write_mechanisms(findings: Findings, folder: Path) -> list[Path]:
             drawn["recall.png"] = draw_recall(found, _RECALL)
         for name, figure in drawn.items():
             write_atomically(folder / name, _png(figure))
-    text = _markdown(found, findings.notes())
+    text = _markdown(findings, found)
     write_atomically(folder / MARKDOWN_FILE, text.encode())
     return [folder / name for name in (*drawn, MARKDOWN_FILE)]
 
@@ -44,7 +45,8 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _markdown(found: Mechanisms, notes: list[str]) -> str:
-    rates = rate_table(found)
-    tables = [mechanism_table(found), *mechanism_level_tables(found), *([rates] if rates else [])]
-    return "\n".join([*map(markdown_table, tables), *notes, ""])
+def _markdown(findings: Findings, found: Mechanisms) -> str:
+    rates, gaps = rate_table(found), gap_table(found, findings.runs, findings.cells)
+    tables = [mechanism_table(found), gaps, *mechanism_level_tables(found), rates]
+    shown = [markdown_table(table) for table in tables if table is not None]
+    return "\n".join([*shown, *findings.notes(), ""])

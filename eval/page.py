@@ -15,6 +15,7 @@ from eval.figures import frontier_file, level_file
 from eval.findings import Findings
 from eval.glossary import GLOSSARY
 from eval.interactive import FRONTIER_GROUP, frontier_panel, levels_panel
+from eval.loops_and_layers import gap_table
 from eval.mechanism_tables import mechanism_level_tables, mechanism_table, rate_table
 from eval.metrics import spent_currencies
 from eval.run_tables import backbone_table, provenance_table, sample_table
@@ -98,10 +99,12 @@ def _groups(findings: Findings, grouped: Sequence[Path]) -> str:
     pictures = "".join(_picture(path) for path in grouped if path.suffix == ".png")
     levels = "".join(map(markup.table, mechanism_level_tables(found)))
     rates = rate_table(found)
+    gaps = gap_table(found, findings.runs, findings.cells)
     return _section(
         "Seeds taken together",
         markup.table(mechanism_table(found), css="verdict", heading=False)
         + pictures
+        + (markup.table(gaps) if gaps else "")
         + markup.folded("Accuracy by level", levels)
         + (markup.folded("Every learning rate", markup.table(rates)) if rates else ""),
     )

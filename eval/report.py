@@ -18,6 +18,7 @@ from data.atomic import write_atomically
 from eval.currencies import ETA_CURRENCIES
 from eval.figures import write_figures
 from eval.findings import Findings, gather
+from eval.loops_and_layers import gap_table
 from eval.mechanism_files import write_mechanisms
 from eval.mechanism_tables import mechanism_table
 from eval.metrics import spent_currencies
@@ -120,6 +121,10 @@ def print_findings(findings: Findings) -> None:
     to = console()
     if findings.mechanisms is not None:
         print_table(mechanism_table(findings.mechanisms), to)
+    gaps = gap_table(findings.mechanisms, findings.runs, findings.cells)
+    if gaps is not None:
+        print_table(gaps, to)
+        to.print(gaps.note, style="dim")
     spent = [c for c in ETA_CURRENCIES if c in spent_currencies(findings.points)]
     shown = spent if to.width >= 120 else spent[:3]
     alone = [*point_tables(findings, shown), verdict_table(findings)]

@@ -1,5 +1,6 @@
 """Runs taken together: which rate is reported, who solves a task, and what may be said of it."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import polars as pl
 import pytest
 
 from eval.findings import MOST_SHOWN_ALONE, Findings, gather
+from eval.loops_and_layers import gap_table, shape_of
 from eval.markdown import markdown_table
 from eval.mechanism_tables import mechanism_level_tables, mechanism_table, rate_table
 from eval.mechanisms import Mechanisms
@@ -210,3 +212,66 @@ def test_markdown_cannot_be_broken_out_of() -> None:
     table = Table("T", ["name", "n"], rows, names=1)
     assert "| a\\|b | **1**<br>\\<i\\> |" in markdown_table(table)
     assert all(line.count(" | ") == 1 for line in markdown_table(table).splitlines()[2:])
+
+
+# Loops against layers
+
+
+def shaped(folder: Path, layers: int, loops: int, **depth: object) -> None:
+    """Say in cost.json that a run is (layers x loops)."""
+    path = folder / "cost.json"
+    kind = {"kind": "looped", "prelude": 0, "coda": 0, "loops": loops} | depth
+    facts = {"block_calls_per_position": layers * loops}
+    facts["depth"] = kind if loops > 1 else {"kind": "fixed"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+
+
+def test_the_gap_that_loops_close(sweep) -> None:
+    add, folder = sweep
+    accuracy = {(1, 1): 0.3, (1, 4): 0.75, (2, 2): 0.9, (4, 1): 0.9, (3, 1): 0.5}
+    for (layers, loops), share in accuracy.items():
+        for seed in (0, 1):
+            levels = {8: share, 16: share + 0.05 * seed}
+            run = add(f"{layers}x{loops}", "s3", seed, 0.01, 0.1, levels)
+            shaped(run, layers, loops)
+    findings = gather([folder], 0.9)
+    table = gap_table(findings.mechanisms, findings.runs, findings.cells)
+    assert table is not None
+    shown = {row[1]: row for row in texts(table)}
+    assert list(shown) == ["(1 x 1)", "(1 x 4)", "(2 x 2)", "(4 x 1)"], "(3 x 1) is no part"
+    assert shown["(1 x 4)"][4] == "75%" and shown["(2 x 2)"][4] == "100%"
+    assert shown["(1 x 1)"][4] == shown["(4 x 1)"][4] == ""
+    assert shown["(1 x 4)"][2] == "76.2 [75.0 to 77.5]"
+    assert shown["(1 x 4)"][3] == "76.2 [69.1, 82.2]", "Wilson, 122 of 160"
+    assert "99.5, 99.6 (99.8% of the gap)" in table.note
+    assert "Loops against layers" in write_markdown(folder)
+
+
+def write_markdown(folder: Path) -> str:
+    write_report([folder], folder / "report.html")
+    assert "Loops against layers" in (folder / "report.html").read_text()
+    return (folder / "mechanisms.md").read_text()
+
+
+def test_without_both_stacks_there_is_no_gap(sweep) -> None:
+    add, folder = sweep
+    for layers, loops in ((1, 1), (1, 4)):
+        for seed in (0, 1):
+            shaped(add(f"{layers}x{loops}", "s3", seed, 0.01, 0.1, GOOD), layers, loops)
+    findings = gather([folder], 0.9)
+    assert gap_table(findings.mechanisms, findings.runs, findings.cells) is None
+    assert gap_table(None, findings.runs, findings.cells) is None
+
+
+@pytest.mark.parametrize(
+    ("depth", "calls", "shape"),
+    [
+        ({"kind": "fixed"}, 4, (4, 1)),
+        ({"kind": "looped", "prelude": 0, "coda": 0, "loops": 3}, 6, (2, 3)),
+        ({"kind": "looped", "prelude": 1, "coda": 0, "loops": 3}, 7, None),
+        ({}, 4, None),
+        ({"kind": "fixed"}, None, None),
+    ],
+)
+def test_shapes_are_read_from_costs(depth, calls, shape) -> None:
+    assert shape_of({"depth": depth, "block_calls_per_position": calls}) == shape
