@@ -53,10 +53,12 @@ class Block(nn.Module):
         segments_BT: Tensor | None = None,
         state: Any = None,
         shared: Shared | None = None,
+        feed: bool = True,
     ) -> tuple[Tensor, Any]:
         """Return the block's output and its new state (None if none was given).
 
-        `shared` is handed to a mixer that shares tensors between layers.
+        `shared` is handed to a mixer that shares tensors between layers; without `feed` the
+        feed-forward network is left out, as where the mixer alone is looped.
         """
         tails = self.canon.kept_tails(state, segments_BT) if state and self.canon else None
         inner_state = state.mixer if tails is not None else state
@@ -65,7 +67,7 @@ class Block(nn.Module):
         normed_BTD = at("A", self.mixer_norm(x_BTD))
         mixed_BTD, inner_state = self.mixer(normed_BTD, segments_BT, inner_state, *given)
         x_BTD = x_BTD + mixed_BTD
-        if self.mlp is not None and self.mlp_norm is not None:
+        if feed and self.mlp is not None and self.mlp_norm is not None:
             inner = partial(at, "D") if "D" in self.canon.convolutions else None
             x_BTD = x_BTD + self.mlp(at("C", self.mlp_norm(x_BTD)), segments_BT, inner)
         return x_BTD, inner_state if tails is None else CanonState(inner_state, tails)
@@ -79,19 +81,22 @@ class Block(nn.Module):
             return state
         return CanonState(state, self.canon.init_tails(batch, device, dtype))
 
-    def cost(self, context: int) -> Cost:
+    def cost(self, context: int, feed: bool = True) -> Cost:
         """Cost of one token that sees `context` tokens: one serial step."""
-        return self.mixer.cost(context) + self._rest()
+        return self.mixer.cost(context) + self._rest(feed)
 
-    def prefill_cost(self, length: int) -> Cost:
+    def prefill_cost(self, length: int, feed: bool = True) -> Cost:
         """Cost of reading `length` tokens at once."""
-        rest = self._rest()
+        rest = self._rest(feed)
         once = Cost(0, rest.weight_bytes, rest.state_bytes, rest.serial_steps)
         return self.mixer.prefill_cost(length) + once + Cost(flops=length * rest.flops)
 
-    def _rest(self) -> Cost:
-        """All but the mixer: norms, convolutions, the feed-forward network."""
-        norms = [norm for norm in (self.mixer_norm, self.mlp_norm) if norm is not None]
-        weights = sum(parameter_bytes(part) for part in (*norms, self.canon))
-        own = Cost(self.canon.flops, weights, 4 * self.canon.state_size, serial_steps=1)
-        return own if self.mlp is None else own + self.mlp.cost()
+    def _rest(self, feed: bool) -> Cost:
+        """All but the mixer: norms, convolutions, the feed-forward network (where it is run)."""
+        own = self.canon.each()
+        canon = [part for place, part in own.items() if feed or place == "A"]
+        norms = [self.mixer_norm, self.mlp_norm if feed else None]
+        weights = sum(parameter_bytes(part) for part in (*norms, *canon) if part is not None)
+        flops = sum(part.flops for part in canon)
+        rest = Cost(flops, weights, 4 * self.canon.state_size, serial_steps=1)
+        return rest + self.mlp.cost() if feed and self.mlp is not None else rest

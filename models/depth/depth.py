@@ -143,14 +143,17 @@ class Depth(nn.Module, ABC):
         state: list[Any] | None,
         first_call: int,
         shared: Shared,
+        feed: bool = True,
     ) -> Tensor:
         """Run layers in a row; their states stand in `state` from `first_call` on.
 
-        `shared` is what layers hand on to later ones, one dictionary a forward pass.
+        `shared` is what layers hand on to later ones, one dictionary a forward pass; without `feed`
+        the layers' mixers run alone.
         """
         for call, layer in enumerate(layers, start=first_call):
             given = None if state is None else state[call]
-            x_BTD, new = self.blocks[self.order[layer]](x_BTD, segments_BT, given, shared)
+            block = self.blocks[self.order[layer]]
+            x_BTD, new = block(x_BTD, segments_BT, given, shared, feed)
             if state is not None:
                 state[call] = new
         return x_BTD

@@ -32,6 +32,7 @@ from .start import STARTS
 
 ORDERS = ("cycle", "sequence")
 OWNERS = ("batch", "sequence")
+PARTS = ("block", "mixer")
 
 
 @dataclass
@@ -43,6 +44,8 @@ class LoopedDepthConfig(DepthConfig):
         coda: layers that run once after it; all layers between are looped.
         loops: loops at evaluation, and what a training step's count is about.
         order: cycle runs the group again and again, sequence each of its layers in a row.
+        part: what of a layer is run again: the whole block, or its mixer, with the feed-forward
+            network run once, after the last (then `order` is sequence).
         start: what the loops start from: input, zeros, noise (like the embeddings') or learned.
         injection: how the prelude's output enters each loop: none, add, concat, diagonal, gate or
             lanes.
@@ -69,6 +72,7 @@ class LoopedDepthConfig(DepthConfig):
     coda: int = 0
     loops: int = 4
     order: str = "cycle"
+    part: str = "block"
     start: str = "input"
     injection: str = "add"
     norm: bool = True
@@ -112,6 +116,7 @@ class LoopedDepthConfig(DepthConfig):
     def _check_choices(self) -> None:
         allowed = {
             "order": ORDERS,
+            "part": PARTS,
             "start": STARTS,
             "injection": INJECTIONS,
             "relaxation": RELAXATIONS,
@@ -130,6 +135,11 @@ class LoopedDepthConfig(DepthConfig):
                 f"and depth.start={self.start} have no place: set none and input"
             )
 
+        if self.part == "mixer" and self.order != "sequence":
+            raise ValueError(
+                f"depth.part=mixer runs a layer's mixer again before its feed-forward network, so "
+                f"depth.order={self.order} can't be: set sequence"
+            )
         if self.count_per == "sequence" and (self.order, self.relaxation) != ("cycle", "none"):
             raise ValueError(
                 "depth.count_per=sequence lets sequences begin late, so they are in different loops"
@@ -306,7 +316,8 @@ class LoopedDepth(Depth):
                     hidden_BTD = self.loop_norm(hidden_BTD)
                 x_BTD = self.relaxation.enter(hidden_BTD, loop, run.loops)
                 at = (range(layer, layer + 1), x_BTD, run.segments_BT, run.state, call, run.shared)
-                hidden_BTD = self.output_norm(self._run(*at))
+                feed = self.config.part == "block" or loop == run.loops - 1
+                hidden_BTD = self.output_norm(self._run(*at, feed))
                 call += 1
             if run.trajectory is not None:
                 run.trajectory.states.append(hidden_BTD)
@@ -334,13 +345,23 @@ class LoopedDepth(Depth):
 
     def cost(self, context: int, loops: int) -> Cost:
         """Cost of one token: the blocks' at every call, and what stands between loops."""
-        return super().cost(context, loops) + self._between(loops)
+        calls = zip(self.calls(loops), self._feeds(loops), strict=True)
+        blocks = [self.block(layer).cost(context, feed) for layer, feed in calls]
+        return total(blocks) + self._between(loops)
 
     def prefill_cost(self, length: int, loops: int) -> Cost:
         """Cost of reading `length` tokens at once."""
+        calls = zip(self.calls(loops), self._feeds(loops), strict=True)
+        blocks = [self.block(layer).prefill_cost(length, feed) for layer, feed in calls]
         between = self._between(loops)
         once = Cost(0, between.weight_bytes, between.state_bytes)
-        return super().prefill_cost(length, loops) + once + Cost(flops=length * between.flops)
+        return total(blocks) + once + Cost(flops=length * between.flops)
+
+    def _feeds(self, loops: int) -> list[bool]:
+        """Whether each call runs the feed-forward network too."""
+        each = [self.config.part == "block"] * (loops - 1) + [True]
+        looped = each * len(self.core)
+        return [True] * len(self.prelude) + looped + [True] * len(self.coda)
 
     def forward_only_cost(self, length: int, loops: int) -> Cost:
         """Cost of those loops of a training step that are not differentiated."""

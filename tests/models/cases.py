@@ -287,6 +287,14 @@ BACKBONE_CASES: dict[str, BackboneConfig] = {
         3,
         depth=LoopedDepthConfig(prelude=1, loops=2, order="sequence", injection="none"),
     ),
+    "looped mixers": backbone_config(
+        "gdn attn mamba2!",
+        4,
+        canon="AC",
+        depth=LoopedDepthConfig(
+            prelude=1, loops=3, part="mixer", order="sequence", injection="none"
+        ),
+    ),
     "normed loops": backbone_config("attn", depth=LoopedDepthConfig(loops=2, norm_output=True)),
     "looped hybrid": backbone_config(
         "gdn mamba2 attn", 3, depth=LoopedDepthConfig(prelude=1, loops=2, injection="none")

@@ -79,6 +79,20 @@ def test_layers_in_sequence_are_a_deep_stack_of_copies(layout: str) -> None:
     assert torch.equal(sequence(read).hidden_BTD, plain(read).hidden_BTD)
 
 
+@pytest.mark.parametrize("layout", MIXERS)
+def test_looped_mixers_run_their_feed_forward_network_once(layout: str) -> None:
+    own = {"order": "sequence", "part": "mixer", "injection": "none", "norm": False}
+    backbone, read = looped(layout, loops=3, **own), tokens()
+    x = backbone.embedding(read)
+    for block in backbone.depth.blocks:
+        for _ in range(3):
+            x = x + block.mixer(block.mixer_norm(x))[0]
+        x = x + block.mlp(block.mlp_norm(x))
+    torch.testing.assert_close(backbone(read).hidden_BTD, backbone.norm(x), **ROUNDING)
+    whole = looped(layout, loops=3, **own | {"part": "block"})
+    assert backbone.cost(9).flops < whole.cost(9).flops
+
+
 @pytest.mark.parametrize("choice", [{"relaxation": name} for name in RELAXATIONS if name != "none"])
 def test_relaxations_begin_as_none(choice: dict[str, str]) -> None:
     relaxed, tied, read = looped(loops=3, **choice), looped(loops=3), tokens()

@@ -206,6 +206,8 @@ def test_a_looped_depth_refuses_no_loops() -> None:
         ({"count": "many"}, "depth.count=many is not known: choose fixed or uniform"),
         ({"curriculum": "steep"}, "depth.curriculum=steep is not known: choose none or linear"),
         ({"order": "random"}, "depth.order=random is not known: choose cycle or sequence"),
+        ({"part": "mlp"}, "depth.part=mlp is not known: choose block or mixer"),
+        ({"part": "mixer"}, "depth.part=mixer runs .* depth.order=cycle can't be: set sequence"),
         ({"order": "sequence"}, "depth.order=sequence repeats single layers, so depth.injection"),
         ({"mean_loops": 0.5}, "depth.mean_loops=0.5 must be at least 1, or null"),
         ({"spread": -1.0}, "depth.spread=-1.0 must be at least 0"),
