@@ -3,8 +3,10 @@
 from .depth import DepthConfig
 from .fixed import FixedDepthConfig
 from .looped import LoopedDepthConfig
+from .nested import NestedDepthConfig
 
 DEPTHS: dict[str, type[DepthConfig]] = {
     "fixed": FixedDepthConfig,
     "looped": LoopedDepthConfig,
+    "nested": NestedDepthConfig,
 }

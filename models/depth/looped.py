@@ -28,7 +28,7 @@ from .depth import Depth, DepthConfig, Trajectory
 from .draws import Draws
 from .injection import INJECTIONS
 from .relaxation import RELAXATIONS
-from .start import STARTS
+from .start import STARTS, check_learned_start
 
 ORDERS = ("cycle", "sequence")
 OWNERS = ("batch", "sequence")
@@ -172,6 +172,7 @@ class LoopedDepthConfig(DepthConfig):
 
     def _check_gradient(self) -> None:
         window = self.gradient_loops
+        check_learned_start(self.start, window)
         if window is None:
             return
         if window < 1:

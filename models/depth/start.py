@@ -92,3 +92,12 @@ STARTS: dict[str, type[Start]] = {
     "noise": NoiseStart,
     "learned": LearnedStart,
 }
+
+
+def check_learned_start(start: str, gradient_loops: int | None) -> None:
+    """Raise ValueError on a learned start that no gradient reaches."""
+    if start == "learned" and gradient_loops is not None:
+        raise ValueError(
+            f"depth.start=learned never learns behind a window of depth.gradient_loops="
+            f"{gradient_loops}: set gradient_loops=null, or another start"
+        )

@@ -22,6 +22,7 @@ from models.config import BackboneConfig, backbone_from_dict
 from models.depth.injection import INJECTIONS
 from models.depth.listing import DEPTHS
 from models.depth.looped import LoopedDepthConfig
+from models.depth.nested import NestedDepthConfig
 from models.depth.relaxation import RELAXATIONS
 from models.depth.start import STARTS
 from models.latent.listing import LATENTS
@@ -294,6 +295,11 @@ BACKBONE_CASES: dict[str, BackboneConfig] = {
         depth=LoopedDepthConfig(
             prelude=1, loops=3, part="mixer", order="sequence", injection="none"
         ),
+    ),
+    "nested groups": backbone_config(
+        "gdn attn mamba2",
+        4,
+        depth=NestedDepthConfig(prelude=1, coda=1, high_layers=1, loops=2, start="input"),
     ),
     "normed loops": backbone_config("attn", depth=LoopedDepthConfig(loops=2, norm_output=True)),
     "looped hybrid": backbone_config(

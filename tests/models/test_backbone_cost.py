@@ -12,7 +12,7 @@ from models.block import Block
 from models.ops.twin import step_by_step
 from tests.models.cases import BACKBONE_CASES, LENGTH, VOCABULARY, build_backbone
 
-LOOPED = [case for case, config in BACKBONE_CASES.items() if config.depth.kind == "looped"]
+LOOPED = [case for case, config in BACKBONE_CASES.items() if config.depth.kind != "fixed"]
 COUNTS = [(case, None) for case in BACKBONE_CASES] + [(case, 4) for case in LOOPED]
 PROMPT = 9
 
