@@ -26,9 +26,6 @@ from models.kernels import (
     self_check,
     use_kernels,
 )
-from models.mixer import MixerConfig, Site
-from models.mixers.moba import MixtureOfBlocksConfig
-from models.mixers.nsa import NativeSparseConfig
 from models.ops.convolution import short_convolution
 from models.ops.decay import decayed_attention
 from models.ops.delta import delta_rule, dplr, erase_write
@@ -398,37 +395,3 @@ def test_where_a_gpu_lacks_a_kernel_no_graph_breaks() -> None:
     x = torch.zeros(1, 1, 1, 8, dtype=HALF, device="cuda")
     expected = asks(x)
     assert torch.equal(torch.compile(asks, backend="eager", fullgraph=True)(x), expected)
-
-
-@pytest.mark.parametrize("packing", [None, "documents"])
-@pytest.mark.parametrize(
-    ("name", "config"),
-    [
-        ("moba", MixtureOfBlocksConfig(num_heads=4, num_kv_heads=2, block_size=8, num_selected=3)),
-        (
-            "selected_blocks",
-            NativeSparseConfig(
-                num_heads=16, num_kv_heads=1, head_dim=16, block_size=8, num_selected=3, window=9
-            ),
-        ),
-    ],
-)
-def test_block_sparse_mixers_run_through_their_kernels(
-    name: str, config: MixerConfig, packing: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A whole layer, packed and not; what goes on from a state stays with torch."""
-    mixer = config.build(Site(dim=64, head_dim=16)).to(HALF)
-    with torch.no_grad():
-        for parameter in mixer.parameters():
-            parameter.normal_(std=0.2)
-    x, documents = torch.randn(2, 50, 64, dtype=HALF), torch.tensor([[0] * 33 + [1] * 17] * 2)
-    segments = None if packing is None else documents
-    expected = mixer(x, segments)[0]
-    monkeypatch.setattr(kernels, "_DEVICE", "cpu")
-    install(monkeypatch, KERNELS[name], STAND_INS[KERNELS[name].name])
-    actual = mixer(x, segments)[0]
-    assert describe()[name].startswith("runs on cpu"), describe()[name]
-    assert (actual - expected).norm() < TOLERANCE * expected.norm()
-    state = mixer.init_state(2, 50, "cpu", HALF)
-    read = mixer(x[:, :40], None if segments is None else segments[:, :40], state)[0]
-    assert (read - expected[:, :40]).norm() < TOLERANCE * expected.norm()
