@@ -10,10 +10,26 @@ Legend: B batch, T time, S keys, N summary slots, C slots of this call, J tokens
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
+
+
+class made_once(property):
+    """A property that is computed once.
+
+    functools' holds a lock before Python 3.12, which torch.compile can't look into; where it looks
+    on, nothing is kept.
+    """
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None or self.fget is None or torch.compiler.is_compiling():
+            return super().__get__(instance, owner)
+        name = f"_{self.fget.__name__}"
+        if name not in instance.__dict__:
+            instance.__dict__[name] = super().__get__(instance, owner)
+        return instance.__dict__[name]
 
 
 @dataclass(frozen=True)
@@ -55,18 +71,18 @@ class Blocks:
             return (self.length - 1) // self.size + 1
         return self.length // self.size
 
-    @cached_property
+    @made_once
     def complete_BT(self) -> Tensor:
         """Whether a token is the last of its block."""
         return (self.positions_BT + 1) % self.size == 0
 
-    @cached_property
+    @made_once
     def ends_BC(self) -> Tensor:
         """Time of the last token of each block that this call completes; any, where none is."""
         order_BT = self.complete_BT.byte().argsort(dim=1, descending=True, stable=True)
         return order_BT[:, : self.new]
 
-    @cached_property
+    @made_once
     def members_BCJ(self) -> Tensor:
         """Index of the key of each token of the blocks that this call completes."""
         back_J = torch.arange(self.size - 1, -1, -1, device=self.ends_BC.device)
@@ -83,25 +99,25 @@ class Blocks:
         earlier, index = position - back, time - back
         return torch.where(index >= 0, self.past + index, earlier.clamp(min=0))
 
-    @cached_property
+    @made_once
     def own_BT(self) -> Tensor:
         """Slot that the block of each token has, or will have once it is complete."""
         complete_BT = self.complete_BT.long()
         return self.held + complete_BT.cumsum(dim=1) - complete_BT
 
-    @cached_property
+    @made_once
     def started_B1(self) -> Tensor:
         """Complete blocks of the document that each row had begun before this call."""
         return self.positions_BT[:, :1] // self.size
 
-    @cached_property
+    @made_once
     def index_BN(self) -> Tensor:
         """Index within its document of the block of each slot."""
         held_N = torch.arange(self.held, device=self.positions_BT.device)
         ends_BC = self.positions_BT.gather(1, self.ends_BC)
         return torch.cat([held_N.expand(len(ends_BC), -1), ends_BC // self.size], dim=1)
 
-    @cached_property
+    @made_once
     def shown_BTN(self) -> Tensor:
         """Whether each token sees the summary of each slot: complete, and of its document."""
         time_T = torch.arange(self.length, device=self.positions_BT.device)
@@ -119,13 +135,13 @@ class Blocks:
     def _real_BC(self) -> Tensor:
         return self.complete_BT.gather(1, self.ends_BC)
 
-    @cached_property
+    @made_once
     def earlier_BTN(self) -> Tensor:
         """Whether each slot holds a block before the token's own: what may be selected."""
         slot_N = torch.arange(self.held + self.new, device=self.positions_BT.device)
         return self.shown_BTN & (slot_N < self.own_BT[..., None])
 
-    @cached_property
+    @made_once
     def key_slots_BS(self) -> Tensor:
         """Slot of each key's block, as far as the queries of its document are concerned."""
         block_S = torch.arange(self.past, device=self.positions_BT.device) // self.size

@@ -4,12 +4,16 @@ import pytest
 import torch
 
 from models.backbone import Backbone
+from models.mixers.listing import MIXERS
 from tests.models.cases import (
     BACKBONE_CASES,
     LENGTH,
     PACKINGS,
+    SITE,
     VOCABULARY,
     build_backbone,
+    build_mixer,
+    small_chunks,
 )
 
 # torch's compiler warns inside itself, of its own deprecated functions and of probes it makes on
@@ -50,3 +54,15 @@ def test_compiling_keeps_the_weights_and_their_names() -> None:
     backbone.compile_blocks()
     assert list(backbone.state_dict()) == before
     assert all(block._compiled_call_impl is not None for block in backbone.depth.blocks)
+
+
+@pytest.mark.parametrize("learns", [True, False])
+@pytest.mark.parametrize("kind", MIXERS)
+def test_torchs_own_path_is_one_graph(kind: str, learns: bool) -> None:
+    """Nothing in a mixer makes torch.compile give up, with gradients or without."""
+    mixer = build_mixer(small_chunks(MIXERS[kind]()), dtype=torch.float32)
+    x, segments = torch.randn(2, LENGTH, SITE.dim), PACKINGS["several"]
+    torch.compiler.reset()
+    compiled = torch.compile(lambda x: mixer(x, segments)[0], backend="eager", fullgraph=True)
+    with torch.set_grad_enabled(learns):
+        torch.testing.assert_close(compiled(x), mixer(x, segments)[0], atol=1e-5, rtol=1e-4)
