@@ -36,11 +36,6 @@ class CountLaw(ABC):
     def sample(self, generator: torch.Generator) -> int:
         """Draw a count, whatever the limits."""
 
-    @property
-    def varies(self) -> bool:
-        """Whether two draws may differ."""
-        return True
-
     def _lognormal(self, generator: torch.Generator) -> float:
         """A lognormal number of this mean: `exp(log mean - sigma^2 / 2 + sigma z)`."""
         normal = float(torch.randn((), generator=generator, dtype=torch.float64))
@@ -53,11 +48,6 @@ class FixedLaw(CountLaw):
     def sample(self, generator: torch.Generator) -> int:
         """Return the mean."""
         return round(self.mean)
-
-    @property
-    def varies(self) -> bool:
-        """Never."""
-        return False
 
 
 class UniformLaw(CountLaw):

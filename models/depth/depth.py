@@ -163,3 +163,8 @@ class Depth(nn.Module, ABC):
         block = self.blocks[self.order[layer]]
         assert isinstance(block, Block)
         return block
+
+
+def loops_before(window: int | None, loops: int) -> int:
+    """Loops before the window of the last ones that are differentiated; None is all of them."""
+    return 0 if window is None else max(0, loops - window)

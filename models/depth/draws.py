@@ -46,9 +46,9 @@ class Draws:
         """A key of the step for one kind of draw."""
         return key_of(what, self.seed, self.stage, self.step)
 
-    def row_keys(self, what: str) -> list[int]:
-        """A key of each row of the global batch, for one kind of draw."""
-        return [key_of(what, self.seed, self.stage, self.step, row) for row in range(self.rows)]
+    def row_key(self, what: str, row: int) -> int:
+        """A key of one row of the global batch, for one kind of draw."""
+        return key_of(what, self.seed, self.stage, self.step, row)
 
     def own(self) -> list[int]:
         """Which rows of the global batch are at hand."""

@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from ..cost import Cost, total
 from ..layers import RMSNorm
 from .count import CURRICULA, LAWS, CountLaw, grown
-from .depth import Depth, DepthConfig, Trajectory
+from .depth import Depth, DepthConfig, Trajectory, loops_before
 from .draws import Draws
 from .injection import INJECTIONS
 from .relaxation import RELAXATIONS
@@ -326,8 +326,7 @@ class LoopedDepth(Depth):
 
     def forward_only(self, loops: int) -> int:
         """Loops of a training step that are not differentiated."""
-        window = self.config.gradient_loops
-        return 0 if window is None else max(0, loops - window)
+        return loops_before(self.config.gradient_loops, loops)
 
     def counts(self, draws: Draws) -> list[int]:
         """Draw the count of a training step, or of each row of its batch."""
@@ -338,7 +337,7 @@ class LoopedDepth(Depth):
         law = config.law(grown(config.mean_loops or config.loops, config.curriculum, share))
         if config.count_per == "batch":
             return [law.draw(draws.key("loops"))]
-        return [law.draw(key) for key in draws.row_keys("loops")]
+        return [law.draw(draws.row_key("loops", row)) for row in range(draws.rows)]
 
     def spectral_bound(self) -> float | None:
         """That of the injection."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..cost import Cost, total
 from ..layers import RMSNorm
-from .depth import Depth, DepthConfig, Trajectory
+from .depth import Depth, DepthConfig, Trajectory, loops_before
 from .draws import Draws
 from .start import STARTS, check_learned_start
 
@@ -141,8 +141,7 @@ class NestedDepth(Depth):
 
     def forward_only(self, loops: int) -> int:
         """Steps of the slow state that a training step does not differentiate."""
-        window = self.config.gradient_loops
-        return 0 if window is None else max(0, loops - window)
+        return loops_before(self.config.gradient_loops, loops)
 
     def forward_only_cost(self, length: int, loops: int) -> Cost:
         """Cost of those steps, the fast ones within them too."""
