@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from .config import BackboneConfig
 from .cost import Cost, linear_flops
-from .depth.depth import Trajectory
+from .depth.depth import Asked, Trajectory
 from .depth.draws import Draws
+from .depth.stop import Stop
 from .latent.latent import Thought
 from .layers import RMSNorm
 from .stack import make_blocks
@@ -26,14 +27,16 @@ class BackboneState:
     Attributes:
         calls: the mixers' states.
         loops: the loop count that they were made for.
+        stop: the rule by which tokens stop.
     """
 
     calls: list[Any]
     loops: int
+    stop: Stop = field(default_factory=Stop)
 
     def take(self, rows: Tensor) -> "BackboneState":
         """Return a copy with these rows, in this order: drop finished ones, or fork by repeats."""
-        return BackboneState([state.take(rows) for state in self.calls], self.loops)
+        return BackboneState([state.take(rows) for state in self.calls], self.loops, self.stop)
 
     def put(self, rows: Tensor, other: "BackboneState") -> None:
         """Overwrite these rows, in place, by the rows of another state of the same capacity."""
@@ -60,6 +63,7 @@ class Output:
         trajectory: what really ran.
         readout: hidden states to logits; apply it to as few positions as you need.
         losses: auxiliary losses by name.
+        finish: a recorded state of the trajectory to hidden states as above.
     """
 
     hidden_BTD: Tensor
@@ -67,6 +71,7 @@ class Output:
     trajectory: Trajectory
     readout: Callable[[Tensor], Tensor]
     losses: dict[str, Tensor] = field(default_factory=dict)
+    finish: Callable[[Tensor], Tensor] = lambda hidden_BTD: hidden_BTD
 
 
 class Backbone(nn.Module):
@@ -119,6 +124,8 @@ class Backbone(nn.Module):
         roles_BT: Tensor | None = None,
         record: bool = False,
         draws: Draws | None = None,
+        stop: Stop | None = None,
+        gradient_loops: int | None = None,
     ) -> Output:
         """Read tokens.
 
@@ -132,30 +139,46 @@ class Backbone(nn.Module):
             record: keep the state after each recurrence in the trajectory.
             draws: where a training step is: it draws the loop count and all else that is left to
                 chance, and differentiates what the depth says; None is evaluation.
+            stop: when tokens stop; None is the state's rule, or else the depth's default. In
+                training none does.
+            gradient_loops: last loops that a training step differentiates; None is the depth's.
 
         Raises:
-            ValueError: on a loop count that can't be run, or isn't the state's.
+            ValueError: on a loop count or rule that can't be run, or isn't the state's.
         """
-        if state is not None:
-            if loops not in (None, state.loops):
-                raise ValueError(
-                    f"loops={loops} was asked for, but the state was made for {state.loops} loops: "
-                    f"make one with init_state(..., loops={loops})"
-                )
-            loops = state.loops
+        loops, stop = _of_state(state, loops, stop)
         count = self.depth.resolve_loops(loops)
         if draws is not None and loops is None:
             count = max(self.depth.counts(draws))
+        stop = self._resolve_stop(stop)
+        asked = Asked(count, record, draws, stop, self._read, gradient_loops)
 
         def run(x_BTD: Tensor) -> Thought:
             calls = None if state is None else state.calls
-            x_BTD, _, trajectory = self.depth(x_BTD, segments_BT, calls, count, record, draws)
-            return Thought(self.norm(x_BTD), state, trajectory)
+            x_BTD, _, trajectory = self.depth(x_BTD, segments_BT, calls, asked)
+            return Thought(self.norm(x_BTD), state, trajectory, trajectory.losses)
 
         thought = self.latent(tokens_BT, roles_BT, self.embedding, run, self.head)
+        after = thought.trajectory.finish
         return Output(
-            thought.hidden_BTD, thought.state, thought.trajectory, self.head, thought.losses
+            thought.hidden_BTD,
+            thought.state,
+            thought.trajectory,
+            self.head,
+            thought.losses,
+            lambda hidden_BTD: self.norm(after(hidden_BTD)),
         )
+
+    def _read(self, hidden: Tensor) -> Tensor:
+        """Read a state out between loops."""
+        return self.head(self.norm(hidden))
+
+    def _resolve_stop(self, stop: Stop | None) -> Stop:
+        """The rule that is asked for, if it has something to go by, or the depth's own."""
+        if stop is None:
+            return self.depth.default_stop
+        self.depth.check_stop(stop)
+        return stop
 
     def init_state(
         self,
@@ -164,12 +187,12 @@ class Backbone(nn.Module):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         loops: int | None = None,
+        stop: Stop | None = None,
     ) -> BackboneState:
         """Return empty memory for `batch` documents of up to `max_len` tokens."""
         count = self.depth.resolve_loops(loops)
-        return BackboneState(
-            self.depth.init_state(batch, max_len, device, dtype, count), loops=count
-        )
+        calls = self.depth.init_state(batch, max_len, device, dtype, count)
+        return BackboneState(calls, count, self._resolve_stop(stop))
 
     def cost(self, context: int, loops: int | None = None) -> Cost:
         """Cost of one token that sees `context` tokens, itself included, read out."""
@@ -199,3 +222,22 @@ class Backbone(nn.Module):
         """Compile each block in place: a varying loop count then never recompiles the model."""
         for block in self.depth.blocks:
             block.compile()
+
+
+def _of_state(
+    state: BackboneState | None, loops: int | None, stop: Stop | None
+) -> tuple[int | None, Stop | None]:
+    """Take loop count and rule from a state; raise ValueError where others are asked for."""
+    if state is None:
+        return loops, stop
+    if loops not in (None, state.loops):
+        raise ValueError(
+            f"loops={loops} was asked for, but the state was made for {state.loops} loops: "
+            f"make one with init_state(..., loops={loops})"
+        )
+    if stop not in (None, state.stop):
+        raise ValueError(
+            f"stop={stop.text} was asked for, but the state was made for {state.stop.text}: make "
+            "one with init_state(..., stop=...)"
+        )
+    return state.loops, state.stop

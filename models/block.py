@@ -15,8 +15,8 @@ from .layers import RMSNorm, parameter_bytes
 from .mixer import Mixer
 from .mlps.mlp import MLP
 
-Shared = dict[str, Tensor]
-"""What layers hand on to later layers of one forward pass (see `Mixer.shares`)."""
+Shared = dict[str, Any]
+"""What layers hand on to later layers, or loops, of one forward pass (see `Mixer.shares`)."""
 
 
 class Block(nn.Module):

@@ -53,6 +53,12 @@ class CanonState:
         for place, tail in self.tails.items():
             tail[rows] = other.tails[place].to(tail.dtype)
 
+    def forget(self, rows: Tensor) -> None:
+        """Clear these rows, in place."""
+        self.mixer.forget(rows)
+        for tail in self.tails.values():
+            tail[rows] = 0
+
     @property
     def nbytes(self) -> int:
         """Bytes held."""

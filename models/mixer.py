@@ -83,11 +83,13 @@ class Mixer(nn.Module, ABC):
         shares: whether layers of this mixer hand tensors on to later layers of the same pass; then
             `forward` takes one more argument, the dictionary that they are handed on in (keyed by
             `Site.name`; None where the mixer stands alone).
+        follows: whether `follow` can show a token again.
         folded: names of linear layers whose weights the mixer multiplies itself somewhere, so that
             nothing may be hooked onto their calls.
     """
 
     shares: bool = False
+    follows: bool = False
     folded: tuple[str, ...] = ()
 
     @abstractmethod
@@ -126,3 +128,23 @@ class Mixer(nn.Module, ABC):
     @abstractmethod
     def reset_parameters(self) -> None:
         """Initialise the weights; calling it again draws anew, nothing accumulates."""
+
+    def carry(self, key: str) -> bool:
+        """Read, from now on, also the memory that the last call of this pass under `key` left.
+
+        For a loop that is to see at each position what the loop before it remembered there. Returns
+        whether the mixer can; then it `shares`.
+        """
+        return False
+
+    @property
+    def carried_flops(self) -> int:
+        """FLOPs of one token that reads what the last call left, beside its own."""
+        return 0
+
+    def follow(self, state: Any, earlier: Any, segments_BT: Tensor | None) -> Any:
+        """Write into a state the token that another one, of an earlier loop, read last.
+
+        Without running the mixer: what the token shows is what it showed there.
+        """
+        raise NotImplementedError(f"{type(self).__name__} keeps no keys to show again")

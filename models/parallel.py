@@ -47,6 +47,12 @@ class ParallelState(State):
             mine.put(rows, theirs)
         self.document_B, self.position_B = self.parts[0].document_B, self.parts[0].position_B
 
+    def forget(self, rows: Tensor) -> None:
+        """Clear these rows, in place."""
+        for part in self.parts:
+            part.forget(rows)
+        self.document_B, self.position_B = self.parts[0].document_B, self.parts[0].position_B
+
     @property
     def nbytes(self) -> int:
         """Bytes held."""

@@ -66,14 +66,19 @@ def in_slabs(forward: Forward) -> Forward:
     """Let a mixer's `forward` read long sequences in slabs.
 
     For mixers whose state does not grow; their `forward` must go on from a state of its own making.
+    Where it shares with other calls of the pass, a sequence stays whole.
     """
 
     @wraps(forward)
     def run(
-        self: Any, x_BTD: Tensor, segments_BT: Tensor | None = None, state: Any = None
+        self: Any,
+        x_BTD: Tensor,
+        segments_BT: Tensor | None = None,
+        state: Any = None,
+        *shared: Any,
     ) -> tuple[Tensor, Any]:
-        if fits_one_slab(x_BTD):
-            return forward(self, x_BTD, segments_BT, state)
+        if shared or fits_one_slab(x_BTD):
+            return forward(self, x_BTD, segments_BT, state, *shared)
 
         def read(inputs: Outputs, segments: Tensor | None, before: Any) -> tuple[Outputs, Any]:
             y_BTD, after = forward(self, *inputs, segments, before)

@@ -34,6 +34,11 @@ class State:
         for name, x in self._tensors():
             x[rows] = theirs[name].to(x.dtype)
 
+    def forget(self, rows: Tensor) -> None:
+        """Clear these rows, in place: they have read nothing."""
+        for name, x in self._tensors():
+            x[rows] = NO_DOCUMENT if name == "document_B" else 0
+
     @property
     def nbytes(self) -> int:
         """Bytes held by all tensors but the document and position counters."""

@@ -4,7 +4,7 @@ Legend: B batch, T time, D width, R recurrence.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..block import Block, Shared
 from ..cost import Cost, total
 from .draws import Draws
+from .stop import Stop
 
 
 @dataclass
@@ -34,19 +35,68 @@ class DepthConfig(ABC):
         """
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What one pass is asked for.
+
+    Attributes:
+        loops: loop count; tokens that stop or are left behind run fewer.
+        record: keep the states, and what an objective over loops needs.
+        draws: keys what a training step leaves to chance; None is evaluation.
+        stop: when tokens stop; in training none does.
+        read: hidden states to logits, for the rules that ask what a token would say.
+        gradient_loops: last loops that a training step differentiates, in place of the depth's own.
+    """
+
+    loops: int
+    record: bool = False
+    draws: Draws | None = None
+    stop: Stop = field(default_factory=Stop)
+    read: Callable[[Tensor], Tensor] | None = None
+    gradient_loops: int | None = None
+
+
 @dataclass
 class Trajectory:
     """What really ran.
 
     Attributes:
         loops: times that the looped part ran (1 where nothing is looped).
-        block_calls: passes through blocks; times positions run, it is the executed cost.
+        block_calls: passes through blocks of a position that ran all of them.
         states: `hidden_BTD` after each recurrence, where recording was asked for.
+        exits_BT: loops that each position ran, where they may differ; None is all of them.
+        halts: chance `[B, T]` of stopping, given that it runs, after each recurrence; empty without
+            a gate.
+        losses: auxiliary losses of a training step by name, means over rows.
+        finish: a recorded state to what follows the loops.
+        step: the last loop again, from another state.
     """
 
     loops: int
     block_calls: int
     states: list[Tensor] = field(default_factory=list)
+    exits_BT: Tensor | None = None
+    halts: list[Tensor] = field(default_factory=list)
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    finish: Callable[[Tensor], Tensor] = lambda hidden_BTD: hidden_BTD
+    step: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What positions cost that ran different numbers of loops.
+
+    Attributes:
+        flops: model FLOPs, without the last readout.
+        block_calls: passes through blocks, times positions that were run.
+        serial_calls: passes that had to wait for one another; the prompt's positions don't.
+        readouts: times that a rule read a position out.
+    """
+
+    flops: float
+    block_calls: int
+    serial_calls: int
+    readouts: int
 
 
 class Depth(nn.Module, ABC):
@@ -83,14 +133,26 @@ class Depth(nn.Module, ABC):
         x_BTD: Tensor,
         segments_BT: Tensor | None,
         state: list[Any] | None,
-        loops: int,
-        record: bool = False,
-        draws: Draws | None = None,
+        asked: Asked,
     ) -> tuple[Tensor, list[Any] | None, Trajectory]:
-        """Run the blocks; `state` holds one entry per call, in the order of `calls(loops)`.
+        """Run the blocks; `state` holds one entry for each of `held(loops)`, in that order."""
 
-        `draws` keys what a training step leaves to chance; None is evaluation.
-        """
+    def held(self, loops: int) -> list[int]:
+        """Return the layer of each state that is kept: of each call, if a depth says no other."""
+        return self.calls(loops)
+
+    def check_stop(self, stop: Stop) -> None:
+        """Raise ValueError where a stopping rule has nothing to stop, or to go by."""
+        if stop:
+            raise ValueError(
+                f"stop={stop.text} was asked for, but this backbone's depth has no loops to stop: "
+                "choose none, or depth=looped"
+            )
+
+    @property
+    def default_stop(self) -> Stop:
+        """When tokens stop at evaluation, if nothing else is asked for."""
+        return Stop()
 
     def counts(self, draws: Draws) -> list[int]:
         """Return the loops of a training step: one count, or one for each row of its batch.
@@ -119,9 +181,9 @@ class Depth(nn.Module, ABC):
     def init_state(
         self, batch: int, max_len: int, device: torch.device | str, dtype: torch.dtype, loops: int
     ) -> list[Any]:
-        """Return empty memory, one entry per call."""
-        called = [self.block(layer) for layer in self.calls(loops)]
-        return [block.init_state(batch, max_len, device, dtype) for block in called]
+        """Return empty memory."""
+        held = [self.block(layer) for layer in self.held(loops)]
+        return [block.init_state(batch, max_len, device, dtype) for block in held]
 
     def cost(self, context: int, loops: int) -> Cost:
         """Cost of one token that sees `context` tokens; weights are read at every call."""
@@ -130,6 +192,17 @@ class Depth(nn.Module, ABC):
     def forward_only_cost(self, length: int, loops: int) -> Cost:
         """Cost of what a training step over `length` tokens runs without differentiating it."""
         return Cost()
+
+    def spent(self, exits: Sequence[int], prompt: int, loops: int, stop: Stop) -> Spent:
+        """Return what positions cost that ran these numbers of loops, of at most `loops`.
+
+        Args:
+            exits: loops that each position of a document ran, in order.
+            prompt: how many of them were read at once.
+            loops: loops that were allowed.
+            stop: the rule that stopped them.
+        """
+        raise NotImplementedError("only a depth whose tokens stop has exits")
 
     def prefill_cost(self, length: int, loops: int) -> Cost:
         """Cost of reading `length` tokens at once."""
@@ -144,15 +217,19 @@ class Depth(nn.Module, ABC):
         first_call: int,
         shared: Shared,
         feed: bool = True,
+        shown: tuple[dict[int, Tensor], Tensor | None] | None = None,
     ) -> Tensor:
         """Run layers in a row; their states stand in `state` from `first_call` on.
 
         `shared` is what layers hand on to later ones, one dictionary a forward pass; without `feed`
-        the layers' mixers run alone.
+        the layers' mixers run alone. `shown` holds what each position showed each layer last, and
+        which positions show something new: all others show that again.
         """
         for call, layer in enumerate(layers, start=first_call):
             given = None if state is None else state[call]
             block = self.blocks[self.order[layer]]
+            if shown is not None:
+                x_BTD = _shown(x_BTD, layer, *shown)
             x_BTD, new = block(x_BTD, segments_BT, given, shared, feed)
             if state is not None:
                 state[call] = new
@@ -163,6 +240,14 @@ class Depth(nn.Module, ABC):
         block = self.blocks[self.order[layer]]
         assert isinstance(block, Block)
         return block
+
+
+def _shown(x_BTD: Tensor, layer: int, shown: dict[int, Tensor], active_BT: Tensor | None) -> Tensor:
+    """Return what each position shows a layer, and remember it."""
+    if active_BT is not None:
+        x_BTD = torch.where(active_BT[..., None], x_BTD, shown[layer])
+    shown[layer] = x_BTD
+    return x_BTD
 
 
 def loops_before(window: int | None, loops: int) -> int:

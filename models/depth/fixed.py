@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .depth import Depth, DepthConfig, Trajectory
-from .draws import Draws
+from .depth import Asked, Depth, DepthConfig, Trajectory
 
 
 @dataclass
@@ -38,11 +37,9 @@ class FixedDepth(Depth):
         x_BTD: Tensor,
         segments_BT: Tensor | None,
         state: list[Any] | None,
-        loops: int,
-        record: bool = False,
-        draws: Draws | None = None,
+        asked: Asked,
     ) -> tuple[Tensor, list[Any] | None, Trajectory]:
         """Run the stack once."""
         x_BTD = self._run(range(len(self.order)), x_BTD, segments_BT, state, 0, {})
-        trajectory = Trajectory(1, len(self.order), [x_BTD] if record else [])
+        trajectory = Trajectory(1, len(self.order), [x_BTD] if asked.record else [])
         return x_BTD, state, trajectory

@@ -14,7 +14,7 @@ Legend: B batch, T time, D width, R recurrence.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,173 +23,35 @@ from torch.utils.checkpoint import checkpoint
 
 from ..cost import Cost, total
 from ..layers import RMSNorm
-from .count import CURRICULA, LAWS, CountLaw, grown
-from .depth import Depth, DepthConfig, Trajectory, loops_before
+from .adaptive_config import check_stop
+from .count import grown
+from .cycles import Cycles, Given
+from .depth import Asked, Depth, Spent, Trajectory, loops_before
 from .draws import Draws
+from .halting import HALTINGS
 from .injection import INJECTIONS
+from .looped_config import LoopSettings
+from .memory import EXACT, kept_states, state_of
 from .relaxation import RELAXATIONS
-from .start import STARTS, check_learned_start
-
-ORDERS = ("cycle", "sequence")
-OWNERS = ("batch", "sequence")
-PARTS = ("block", "mixer")
+from .routing import ROUTES, linear_capacities
+from .start import STARTS
+from .stop import Stop
 
 
 @dataclass
-class LoopedDepthConfig(DepthConfig):
-    """Settings of a looped group.
-
-    Attributes:
-        prelude: layers that run once before the loop.
-        coda: layers that run once after it; all layers between are looped.
-        loops: loops at evaluation, and what a training step's count is about.
-        order: cycle runs the group again and again, sequence each of its layers in a row.
-        part: what of a layer is run again: the whole block, or its mixer, with the feed-forward
-            network run once, after the last (then `order` is sequence).
-        start: what the loops start from: input, zeros, noise (like the embeddings') or learned.
-        injection: how the prelude's output enters each loop: none, add, concat, diagonal, gate or
-            lanes.
-        norm: RMS-normalise the prelude's output, and the state between loops.
-        norm_output: RMS-normalise what each loop makes, the last one too.
-        relaxation: what tells loops apart: none, scale, adaln or lora.
-        rank: rank of lora.
-        count: a training step's count: fixed, uniform, poisson, lognormal_poisson or lognormal.
-        count_per: who has a count: the batch, or each sequence; those with few then begin late.
-        mean_loops: what the counts are about in training; null is `loops`.
-        spread: sigma of a lognormal.
-        min_loops: least count of a training step.
-        max_loops: most; null is no limit (of uniform: `2 mean - min_loops`).
-        curriculum: the mean grows from one loop: none, linear or root (`1 - sqrt(1 - t)`).
-        curriculum_share: share of a stage's steps over which it grows.
-        loop_from: share of a stage's steps before which nothing is looped.
-        gradient_loops: last loops of a training step that are differentiated; those before run
-            forward only. Null is all.
-        checkpoint: make each loop's activations again in the backward pass rather than keep them.
-    """
-
-    kind: str = "looped"
-    prelude: int = 0
-    coda: int = 0
-    loops: int = 4
-    order: str = "cycle"
-    part: str = "block"
-    start: str = "input"
-    injection: str = "add"
-    norm: bool = True
-    norm_output: bool = False
-    relaxation: str = "none"
-    rank: int = 8
-    count: str = "fixed"
-    count_per: str = "batch"
-    mean_loops: float | None = None
-    spread: float = 0.5
-    min_loops: int = 1
-    max_loops: int | None = None
-    curriculum: str = "none"
-    curriculum_share: float = 0.5
-    loop_from: float = 0.0
-    gradient_loops: int | None = None
-    checkpoint: bool = False
+class LoopedDepthConfig(LoopSettings):
+    """Settings of a looped group; see `LoopSettings`."""
 
     def build(
         self, blocks: nn.ModuleList, dim: int, order: Sequence[int] | None = None
     ) -> "LoopedDepth":
         """Make the module; raises ValueError on impossible settings."""
-        self._check_group(len(blocks if order is None else order))
-        self._check_choices()
-        self._check_counts()
-        self._check_gradient()
+        self.check(len(blocks if order is None else order))
         return LoopedDepth(self, blocks, dim, order)
-
-    def law(self, mean: float | None = None) -> CountLaw:
-        """The law of a training step's count."""
-        mean = mean or self.mean_loops or self.loops
-        return LAWS[self.count](mean, self.spread, self.min_loops, self.max_loops)
-
-    def _check_group(self, num_layers: int) -> None:
-        if self.prelude < 0 or self.coda < 0 or self.prelude + self.coda >= num_layers:
-            raise ValueError(
-                f"depth.prelude={self.prelude} and depth.coda={self.coda} leave nothing to loop "
-                f"over {num_layers} layers: their sum must be below backbone.num_layers"
-            )
-
-    def _check_choices(self) -> None:
-        allowed = {
-            "order": ORDERS,
-            "part": PARTS,
-            "start": STARTS,
-            "injection": INJECTIONS,
-            "relaxation": RELAXATIONS,
-            "count": LAWS,
-            "count_per": OWNERS,
-            "curriculum": CURRICULA,
-        }
-        for key, names in allowed.items():
-            if getattr(self, key) not in names:
-                raise ValueError(
-                    f"depth.{key}={getattr(self, key)} is not known: choose {' or '.join(names)}"
-                )
-        if self.order == "sequence" and (self.injection, self.start) != ("none", "input"):
-            raise ValueError(
-                f"depth.order=sequence repeats single layers, so depth.injection={self.injection} "
-                f"and depth.start={self.start} have no place: set none and input"
-            )
-
-        if self.part == "mixer" and self.order != "sequence":
-            raise ValueError(
-                f"depth.part=mixer runs a layer's mixer again before its feed-forward network, so "
-                f"depth.order={self.order} can't be: set sequence"
-            )
-        if self.count_per == "sequence" and (self.order, self.relaxation) != ("cycle", "none"):
-            raise ValueError(
-                "depth.count_per=sequence lets sequences begin late, so they are in different loops"
-                f" at one time: depth.order={self.order} and depth.relaxation={self.relaxation} "
-                "can't be; set cycle and none"
-            )
-
-    def _check_counts(self) -> None:
-        least_one = {"loops": self.loops, "min_loops": self.min_loops, "rank": self.rank}
-        for key, value in least_one.items():
-            if value < 1:
-                raise ValueError(f"depth.{key}={value} must be at least 1")
-        if self.mean_loops is not None and self.mean_loops < 1:
-            raise ValueError(f"depth.mean_loops={self.mean_loops} must be at least 1, or null")
-        if self.max_loops is not None and self.max_loops < self.min_loops:
-            raise ValueError(
-                f"depth.min_loops={self.min_loops} must not be above "
-                f"depth.max_loops={self.max_loops}"
-            )
-        if self.count == "fixed" and (self.min_loops, self.max_loops) != (1, None):
-            raise ValueError(
-                f"depth.min_loops={self.min_loops} and depth.max_loops={self.max_loops} limit "
-                "counts that are drawn, but depth.count=fixed draws none: choose another count"
-            )
-        if self.spread < 0:
-            raise ValueError(f"depth.spread={self.spread} must be at least 0")
-        for key in ("curriculum_share", "loop_from"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise ValueError(f"depth.{key}={getattr(self, key)} must lie between 0 and 1")
-
-    def _check_gradient(self) -> None:
-        window = self.gradient_loops
-        check_learned_start(self.start, window)
-        if window is None:
-            return
-        if window < 1:
-            raise ValueError(
-                f"depth.gradient_loops={window} must be at least 1: without a loop that is "
-                "differentiated the group never learns"
-            )
-        most = self.loops if self.count == "fixed" else self.max_loops
-        if most is not None and window > most:
-            raise ValueError(
-                f"depth.gradient_loops={window} is above the {most} loops that a training step "
-                "runs at most: lower it, or set null for all"
-            )
 
 
 class LoopedDepth(Depth):
-    """Runs the middle layers `loops` times; each loop keeps its own state (`per_loop`)."""
+    """Runs the middle layers `loops` times."""
 
     adjustable = True
 
@@ -215,11 +77,51 @@ class LoopedDepth(Depth):
         own = [self.block(layer) for layer in self.core]
         relaxed = config.max_loops or max(config.loops, round(config.mean_loops or 0))
         self.relaxation = RELAXATIONS[config.relaxation](own, dim, relaxed, config.rank)
+        self.halting = self.route = None
+        if config.halting != "none":
+            gate = (config.halting_bias, config.halting_prior, config.halting_rate)
+            self.halting = HALTINGS[config.halting](dim, *gate)
+        if config.route != "none":
+            self.route = ROUTES[config.route](
+                dim, config.capacity or linear_capacities(config.loops)
+            )
+        self._set_memory()
+
+    def _set_memory(self) -> None:
+        """Let mixers read the earlier loop's memory, or check that they can show keys again."""
+        own = {layer: self.block(layer).mixer for layer in self.core}
+        names = ", ".join(dict.fromkeys(type(mixer).__name__ for mixer in own.values()))
+        if self.config.memory == "carry":
+            carrying = [mixer.carry(f"carry.{layer}") for layer, mixer in own.items()]
+            if not any(carrying):
+                raise ValueError(
+                    f"depth.memory=carry: none of {names} has a recurrent memory that another loop "
+                    "can read: choose gdn, deltanet, kda, gdn2 or mamba2, or memory=per_loop"
+                )
+        plain = all(self.block(x).mixer.follows and not self.block(x).canon for x in self.core)
+        if self.config.holes == "reuse" and not plain:
+            raise ValueError(
+                f"depth.holes=reuse shows a stopped token's keys again, which is for layers of "
+                f"attention without canon, not for {names}: set holes=skip"
+            )
 
     @property
     def from_entry(self) -> bool:
         """Whether the first loop reads the prelude's output itself."""
         return self.config.start == "input"
+
+    @property
+    def default_stop(self) -> Stop:
+        """What the settings say."""
+        return Stop.parse(self.config.stop)
+
+    def check_stop(self, stop: Stop) -> None:
+        """Raise ValueError where a rule has nothing to go by."""
+        if stop and self.config.order == "sequence":
+            raise ValueError(
+                f"stop={stop.text} stops whole groups, but depth.order=sequence repeats layers"
+            )
+        check_stop(self.config, stop, f"stop={stop.text}")
 
     def reset_parameters(self) -> None:
         """Draw all weights anew."""
@@ -227,106 +129,172 @@ class LoopedDepth(Depth):
         for norm in (self.entry_norm, self.loop_norm, self.output_norm):
             if isinstance(norm, RMSNorm):
                 norm.reset_parameters()
-        for part in (self.start, self.injection, self.relaxation):
-            part.reset_parameters()
+        for part in (self.start, self.injection, self.relaxation, self.halting, self.route):
+            if part is not None:
+                part.reset_parameters()
 
     def calls(self, loops: int) -> list[int]:
         """Return prelude, the core `loops` times, coda."""
+        return self._laid_out(loops)
+
+    def held(self, loops: int) -> list[int]:
+        """Return prelude, the core for each memory that it keeps, coda."""
+        return self._laid_out(kept_states(self.config.memory, self.config.memory_budget, loops))
+
+    def _laid_out(self, times: int) -> list[int]:
         if self.config.order == "sequence":
-            looped = [layer for layer in self.core for _ in range(loops)]
+            looped = [layer for layer in self.core for _ in range(times)]
         else:
-            looped = list(self.core) * loops
+            looped = list(self.core) * times
         return [*self.prelude, *looped, *self.coda]
+
+    def calls_of(self, loop: int, loops: int) -> range:
+        """Return where the states of a loop stand."""
+        place, _ = state_of(self.config.memory, self.config.memory_budget, loop, loops)
+        first = len(self.prelude) + place * len(self.core)
+        return range(first, first + len(self.core))
+
+    def calls_of_all(self, loops: int) -> range:
+        """Return where the states of all loops stand."""
+        first = len(self.prelude)
+        return range(first, len(self.held(loops)) - len(self.coda))
 
     def forward(
         self,
         x_BTD: Tensor,
         segments_BT: Tensor | None,
         state: list[Any] | None,
-        loops: int,
-        record: bool = False,
-        draws: Draws | None = None,
+        asked: Asked,
     ) -> tuple[Tensor, list[Any] | None, Trajectory]:
         """Run prelude, loops and coda."""
+        loops = asked.loops
         trajectory, shared = Trajectory(loops, len(self.calls(loops))), {}
         entry_BTD = self.entry_norm(self._run(self.prelude, x_BTD, segments_BT, state, 0, shared))
-        run = _Run(segments_BT, state, loops, shared, trajectory if record else None, draws)
-        looped = self._in_sequence if self.config.order == "sequence" else self._in_cycles
-        hidden_BTD = looped(entry_BTD, run)
-        call = len(self.prelude) + loops * len(self.core)
+        given = Given(entry_BTD, segments_BT, state, shared)
+        if self.config.order == "sequence":
+            hidden_BTD = self._in_sequence(given, asked, trajectory)
+        else:
+            hidden_BTD = Cycles(self, given, asked, trajectory).run()
+        if asked.record:
+            self._add_ways_on(given, asked, trajectory)
+        call = self.calls_of_all(loops).stop
         hidden_BTD = self._run(self.coda, hidden_BTD, segments_BT, state, call, shared)
         return hidden_BTD, state, trajectory
 
-    def _in_cycles(self, entry_BTD: Tensor, run: "_Run") -> Tensor:
-        """Run the group `loops` times; the loops before the gradient's window forward only."""
-        learns = run.draws is not None and torch.is_grad_enabled()
-        before = self.forward_only(run.loops) if learns else 0
-        waits_B = self._waits(run, entry_BTD.device)
-        hidden = self.injection.begin(self.start(entry_BTD, run.draws))
-        for loop in range(run.loops):
-            with torch.set_grad_enabled(torch.is_grad_enabled() and loop >= before):
-                changed = self._loop(loop, hidden, entry_BTD, run, waits_B)
-            hidden = changed if waits_B is None else _where(waits_B <= loop, changed, hidden)
-            if run.trajectory is not None:
-                run.trajectory.states.append(self.injection.finish(hidden))
-        return self.injection.finish(hidden)
+    def _add_ways_on(self, given: Given, asked: Asked, trajectory: Trajectory) -> None:
+        """Let an objective read any loop's state out, and run the last loop again."""
+        shared, segments_BT = dict(given.shared), given.segments_BT
 
-    def _waits(self, run: "_Run", device: torch.device) -> Tensor | None:
-        """Loops that each row waits for the others, so that all end together; None is none."""
-        if run.draws is None or self.config.count_per == "batch":
-            return None
-        counts = self.counts(run.draws)
-        return torch.tensor([run.loops - counts[row] for row in run.draws.own()], device=device)
+        def finish(hidden_BTD: Tensor) -> Tensor:
+            return self._run(self.coda, hidden_BTD, segments_BT, None, 0, dict(shared))
 
-    def _loop(
-        self, loop: int, hidden: Tensor, entry_BTD: Tensor, run: "_Run", waits_B: Tensor | None
+        def step(hidden_BTD: Tensor) -> Tensor:
+            again = Given(given.entry_BTD, segments_BT, None, dict(shared))
+            return self.loop(asked.loops - 1, hidden_BTD, again, asked, None)
+
+        trajectory.finish = finish
+        if given.state is None and self.config.order == "cycle":
+            trajectory.step = step
+
+    def loop(
+        self, loop: int, state: Tensor, given: Given, asked: Asked, waits_B: Tensor | None
     ) -> Tensor:
-        """What one loop makes of a state."""
-        x_BTD = self._entered(loop, hidden, entry_BTD, waits_B)
-        x_BTD = self.relaxation.enter(x_BTD, loop, run.loops)
-        call = len(self.prelude) + loop * len(self.core)
-        given = (self.core, x_BTD, run.segments_BT, run.state, call, run.shared)
-        if self.config.checkpoint and torch.is_grad_enabled() and run.state is None:
-            made_BTD = checkpoint(self._again, loop, *given, use_reentrant=False)
+        """Return what one loop makes of a state."""
+        x_BTD = self._entered(loop, state, given.entry_BTD, waits_B)
+        x_BTD = self.relaxation.enter(x_BTD, loop, asked.loops)
+        if self.config.checkpoint and torch.is_grad_enabled() and given.state is None:
+            made_BTD = checkpoint(self._again, loop, x_BTD, given, asked.loops, use_reentrant=False)
+            assert isinstance(made_BTD, Tensor)
         else:
-            made_BTD = self._run(*given)
-        return self.injection.leave(hidden, self.output_norm(made_BTD))
+            made_BTD = self._group(loop, x_BTD, given, asked.loops)
+        return self.injection.leave(state, self.output_norm(made_BTD))
+
+    def _group(self, loop: int, x_BTD: Tensor, given: Given, loops: int) -> Tensor:
+        """Run the group on the memories of a loop."""
+        calls, states = self.calls_of(loop, loops), given.state
+        if states is not None:
+            states = self._lent(loop, loops, states, given, len(x_BTD))
+        shown = None if given.shown is None else (given.shown, given.active_BT)
+        return self._run(
+            self.core, x_BTD, given.segments_BT, states, calls.start, given.shared, shown=shown
+        )
+
+    def _lent(self, loop: int, loops: int, states: list[Any], given: Given, rows: int) -> list[Any]:
+        """The memories that a loop may change: copies, where what it leaves isn't kept.
+
+        All loops read what was there before this call, so the first one's, if it is the one that is
+        kept, is set aside.
+        """
+        if self.config.memory in EXACT:
+            return states
+        calls = self.calls_of(loop, loops)
+        every = torch.arange(rows, device=given.entry_BTD.device)
+        if self.config.memory == "first" and loop == 0:
+            given.before = {call: states[call].take(every) for call in calls}
+            return states
+        _, kept = state_of(self.config.memory, self.config.memory_budget, loop, loops)
+        if kept:
+            return states
+        lent = list(states)
+        for call in calls:
+            lent[call] = (given.before.get(call) or states[call]).take(every)
+        return lent
 
     def _entered(
-        self, loop: int, hidden: Tensor, entry_BTD: Tensor, waits_B: Tensor | None
+        self, loop: int, state: Tensor, entry_BTD: Tensor, waits_B: Tensor | None
     ) -> Tensor:
         """What the group reads: the prelude's output in a row's first loop, if it starts there."""
         if loop == 0 and self.from_entry:
             return entry_BTD
-        x_BTD = self.injection.enter(self.loop_norm(hidden), entry_BTD)
+        x_BTD = self.injection.enter(self.loop_norm(state), entry_BTD)
         if waits_B is None or not self.from_entry:
             return x_BTD
-        return _where(waits_B == loop, entry_BTD, x_BTD)
+        return torch.where((waits_B == loop)[:, None, None], entry_BTD, x_BTD)
 
-    def _again(self, loop: int, *given: Any) -> Tensor:
+    def _again(self, loop: int, x_BTD: Tensor, given: Given, loops: int) -> Tensor:
         """Run the group under the loop's own relaxation, when its activations are remade too."""
         self.relaxation.choose(loop)
-        return self._run(*given)
+        return self._group(loop, x_BTD, given, loops)
 
-    def _in_sequence(self, entry_BTD: Tensor, run: "_Run") -> Tensor:
+    def follow(self, loop: int, gone_B: Tensor, given: Given, loops: int) -> None:
+        """Write the last keys of one position of these rows into the memories of a loop."""
+        rows_G, states = gone_B.nonzero()[:, 0], given.state
+        if states is None or len(rows_G) == 0:
+            return
+        segments = None if given.segments_BT is None else given.segments_BT[rows_G]
+        for call, layer in zip(self.calls_of(loop, loops), self.core, strict=True):
+            mixer, mine = self.block(layer).mixer, states[call].take(rows_G)
+            earlier = states[call - len(self.core)].take(rows_G)
+            states[call].put(rows_G, mixer.follow(mine, earlier, segments))
+
+    def waits(self, asked: Asked, device: torch.device) -> Tensor | None:
+        """Loops that each row waits for the others, so that all end together; None is none."""
+        if asked.draws is None or self.config.count_per == "batch":
+            return None
+        counts = self.counts(asked.draws)
+        own = asked.draws.own()
+        return torch.tensor([asked.loops - counts[row] for row in own], device=device)
+
+    def _in_sequence(self, given: Given, asked: Asked, trajectory: Trajectory) -> Tensor:
         """Run each layer of the group `loops` times in a row."""
-        hidden_BTD, call = entry_BTD, len(self.prelude)
+        hidden_BTD, call = given.entry_BTD, len(self.prelude)
         for layer in self.core:
-            for loop in range(run.loops):
+            for loop in range(asked.loops):
                 if loop:
                     hidden_BTD = self.loop_norm(hidden_BTD)
-                x_BTD = self.relaxation.enter(hidden_BTD, loop, run.loops)
-                at = (range(layer, layer + 1), x_BTD, run.segments_BT, run.state, call, run.shared)
-                feed = self.config.part == "block" or loop == run.loops - 1
-                hidden_BTD = self.output_norm(self._run(*at, feed))
+                x_BTD = self.relaxation.enter(hidden_BTD, loop, asked.loops)
+                at = (x_BTD, given.segments_BT, given.state, call, given.shared)
+                feed = self.config.part == "block" or loop == asked.loops - 1
+                hidden_BTD = self.output_norm(self._run(range(layer, layer + 1), *at, feed))
                 call += 1
-            if run.trajectory is not None:
-                run.trajectory.states.append(hidden_BTD)
+            if asked.record:
+                trajectory.states.append(hidden_BTD)
         return hidden_BTD
 
-    def forward_only(self, loops: int) -> int:
+    def forward_only(self, loops: int, asked: Asked | None = None) -> int:
         """Loops of a training step that are not differentiated."""
-        return loops_before(self.config.gradient_loops, loops)
+        window = None if asked is None else asked.gradient_loops
+        return loops_before(window or self.config.gradient_loops, loops)
 
     def counts(self, draws: Draws) -> list[int]:
         """Draw the count of a training step, or of each row of its batch."""
@@ -347,15 +315,21 @@ class LoopedDepth(Depth):
         """Cost of one token: the blocks' at every call, and what stands between loops."""
         calls = zip(self.calls(loops), self._feeds(loops), strict=True)
         blocks = [self.block(layer).cost(context, feed) for layer, feed in calls]
-        return total(blocks) + self._between(loops)
+        return self._keeping(total(blocks), context, loops) + self.between(loops)
 
     def prefill_cost(self, length: int, loops: int) -> Cost:
         """Cost of reading `length` tokens at once."""
         calls = zip(self.calls(loops), self._feeds(loops), strict=True)
         blocks = [self.block(layer).prefill_cost(length, feed) for layer, feed in calls]
-        between = self._between(loops)
+        between = self.between(loops)
         once = Cost(0, between.weight_bytes, between.state_bytes)
-        return total(blocks) + once + Cost(flops=length * between.flops)
+        blocks = self._keeping(total(blocks), length, loops)
+        return blocks + once + Cost(flops=length * between.flops)
+
+    def _keeping(self, cost: Cost, context: int, loops: int) -> Cost:
+        """Count the bytes of the memories that are kept."""
+        held = [self.block(layer).cost(context).state_bytes for layer in self.held(loops)]
+        return replace(cost, state_bytes=sum(held))
 
     def _feeds(self, loops: int) -> list[bool]:
         """Whether each call runs the feed-forward network too."""
@@ -368,26 +342,45 @@ class LoopedDepth(Depth):
         blocks = [self.block(layer).prefill_cost(length) for layer in self.core]
         return self.forward_only(loops) * total(blocks)
 
-    def _between(self, loops: int) -> Cost:
+    def spent(self, exits: Sequence[int], prompt: int, loops: int, stop: Stop) -> Spent:
+        """Return what positions cost that ran these numbers of loops.
+
+        A loop's layers see the positions that reached it; where holes are filled again, all of
+        them, and a prompt is then run in full.
+        """
+        fills = self.config.holes == "reuse"
+        flops, reached = 0.0, [0] * loops
+        for context, count in enumerate(exits, start=1):
+            flops += self._once_flops(context) + self.between(count).flops
+            for loop in range(count):
+                reached[loop] += 1
+                flops += self._loop_flops(context if fills else reached[loop])
+        ran = [loops if fills and at < prompt else count for at, count in enumerate(exits)]
+        one_by_one = [max(ran[:prompt], default=0), *ran[prompt:]]
+        once, core = len(self.prelude) + len(self.coda), len(self.core)
+        calls, serial = (once * len(part) + core * sum(part) for part in (ran, one_by_one))
+        tested = sum(min(count, loops - 1) for count in exits)
+        return Spent(flops, calls, serial, tested if stop and stop.kind.reads else 0)
+
+    def _once_flops(self, context: int) -> float:
+        """FLOPs of prelude and coda for one token."""
+        return sum(self.block(x).cost(context).flops for x in (*self.prelude, *self.coda))
+
+    def _loop_flops(self, context: int) -> float:
+        """FLOPs of the group's blocks for one token in one loop."""
+        return sum(self.block(layer).cost(context).flops for layer in self.core)
+
+    def between(self, loops: int) -> Cost:
+        """Cost of what stands between the blocks, for a token that runs so many loops."""
         every = self.injection.leave_flops + self.relaxation.flops
         flops = loops * every + (loops - self.from_entry) * self.injection.flops
+        carried = sum(self.block(layer).mixer.carried_flops for layer in self.core)
+        flops += max(0, loops - 1) * carried
+        if self.halting is not None:
+            flops += loops * self.halting.flops
+        if self.route is not None:
+            flops += self.route.flops
         own = (self.entry_norm, self.loop_norm, self.output_norm, self.start, self.injection)
-        weights = sum(p.numel() for part in (*own, self.relaxation) for p in part.parameters())
+        parts = [part for part in (*own, self.relaxation, self.halting, self.route) if part]
+        weights = sum(p.numel() for part in parts for p in part.parameters())
         return Cost(flops, 4 * weights)
-
-
-@dataclass
-class _Run:
-    """What stays the same over the loops of one forward pass."""
-
-    segments_BT: Tensor | None
-    state: list[Any] | None
-    loops: int
-    shared: dict[str, Tensor]
-    trajectory: Trajectory | None
-    draws: Draws | None
-
-
-def _where(chosen_B: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """Choose by row."""
-    return torch.where(chosen_B.view(-1, *[1] * (one.dim() - 1)), one, other)

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from ..cost import Cost, total
 from ..layers import RMSNorm
-from .depth import Depth, DepthConfig, Trajectory, loops_before
-from .draws import Draws
+from .depth import Asked, Depth, DepthConfig, Trajectory, loops_before
 from .start import STARTS, check_learned_start
 
 
@@ -115,11 +114,10 @@ class NestedDepth(Depth):
         x_BTD: Tensor,
         segments_BT: Tensor | None,
         state: list[Any] | None,
-        loops: int,
-        record: bool = False,
-        draws: Draws | None = None,
+        asked: Asked,
     ) -> tuple[Tensor, list[Any] | None, Trajectory]:
         """Run prelude, nested loops and coda."""
+        loops, draws = asked.loops, asked.draws
         trajectory, shared = Trajectory(loops, len(self.calls(loops))), {}
         entry_BTD = self.entry_norm(self._run(self.prelude, x_BTD, segments_BT, state, 0, shared))
         low, high = (start(entry_BTD, draws) for start in (self.low_start, self.high_start))
@@ -134,7 +132,7 @@ class NestedDepth(Depth):
                     call += len(self.low)
                 high = self._run(self.high, self.high_norm(high + low), *given, call, shared)
                 call += len(self.high)
-            if record:
+            if asked.record:
                 trajectory.states.append(high)
         hidden_BTD = self._run(self.coda, high, segments_BT, state, call, shared)
         return hidden_BTD, state, trajectory

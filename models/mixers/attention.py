@@ -115,6 +115,8 @@ class SlidingWindowConfig(AttentionConfig):
 class Attention(Mixer):
     """Causal softmax attention within documents (arXiv 1706.03762, 2305.13245)."""
 
+    follows = True
+
     def __init__(
         self, config: AttentionConfig, dim: int, heads: int, kv_heads: int, head_dim: int
     ) -> None:
@@ -174,6 +176,16 @@ class Attention(Mixer):
         q, k, v = self._heads(projected, state.rotary_positions(positions_BT), state.max_len)
         keys, values, visible = state.update(k, v, positions_BT, segments_BT, self.config.window)
         return self._attend(q, keys.to(q.dtype), values.to(q.dtype), visible)
+
+    def follow(self, state: KeyCache, earlier: KeyCache, segments_BT: Tensor | None) -> KeyCache:
+        """Write the last token of another loop's state; its convolution reads this loop's past."""
+        positions_BT = state.begin(segments_BT, 1)
+        k, v = earlier.newest()
+        if self.config.conv_width:
+            raw, state.tail_BWD = self.conv(earlier.tail_BWD[:, -1:], segments_BT, state.tail_BWD)
+            _, k, v = self._heads(raw, state.rotary_positions(positions_BT), state.max_len)
+        state.update(k, v, positions_BT, segments_BT, self.config.window)
+        return state
 
     def _heads(
         self, projected_BTX: Tensor, positions: Positions, max_positions: int

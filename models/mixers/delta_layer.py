@@ -11,6 +11,7 @@ W filter width, X = H * V.
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from ..layers import RMSNorm, init_linear, init_output, parameter_bytes
 from ..mixer import Mixer
 from ..ops.normalization import unit_norm
 from ..slabs import in_slabs
+from .carry import Carry
 from .recurrent import RecurrentState, recurrent_call
 
 
@@ -74,6 +76,7 @@ class DeltaLayer(Mixer):
         self.sizes = sizes
         self.qkv = nn.Linear(sizes.dim, sum(sizes.parts), bias=False)
         self.conv = ShortConvolution(sum(sizes.parts), sizes.conv_width, silu=True)
+        self.carried: Carry | None = None
 
     def _add_output(self) -> None:
         """Add norm and output projection, the last parts of a layer, and draw all weights."""
@@ -98,9 +101,15 @@ class DeltaLayer(Mixer):
         x_BTD: Tensor,
         segments_BT: Tensor | None = None,
         state: RecurrentState | None = None,
+        shared: dict[str, Any] | None = None,
     ) -> tuple[Tensor, RecurrentState | None]:
         """Mix over time; see `Mixer.forward`."""
-        return recurrent_call(self._mix, x_BTD, segments_BT, state)
+        return recurrent_call(partial(self._mix, shared=shared), x_BTD, segments_BT, state)
+
+    def carry(self, key: str) -> bool:
+        """Read also the memory of the last call under `key`; see `Mixer.carry`."""
+        self.carried, self.shares = Carry(self.sizes.heads, key), True
+        return True
 
     @abstractmethod
     def _mix(
@@ -109,6 +118,7 @@ class DeltaLayer(Mixer):
         segments_BT: Tensor | None,
         memory_BHKV: Tensor | None,
         tail_BWD: Tensor | None,
+        shared: dict[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return outputs, memory and the convolution's tail."""
 
@@ -137,6 +147,15 @@ class DeltaLayer(Mixer):
         shape = (self.sizes.heads, self.sizes.key_dim, self.sizes.value_dim)
         return RecurrentState.empty(batch, shape, self.conv, device, dtype)
 
+    @property
+    def _scan_flops(self) -> int:
+        return (4 * self.sizes.writes + 2) * self.sizes.memory
+
+    @property
+    def carried_flops(self) -> int:
+        """FLOPs of scanning an earlier loop again, for one token."""
+        return 0 if self.carried is None else self._scan_flops
+
     def _cost(self, gates: int) -> Cost:
         """Cost of one token whose gates take this many FLOPs.
 
@@ -145,6 +164,6 @@ class DeltaLayer(Mixer):
         """
         sizes = self.sizes
         flops = linear_flops(sizes.dim, sum(sizes.parts)) + linear_flops(sizes.inner, sizes.dim)
-        flops += gates + self.conv.flops + (4 * sizes.writes + 2) * sizes.memory
+        flops += gates + self.conv.flops + self._scan_flops
         held = sizes.memory + self.conv.state_size
         return Cost(flops, parameter_bytes(self), 4 * held)

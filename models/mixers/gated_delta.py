@@ -4,6 +4,7 @@ Legend: B batch, T time, D width, H heads, K key dim, V value dim, W filter widt
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from ..cost import Cost, linear_flops
 from ..gates import DecayGate
 from ..mixer import MixerConfig, Site
 from ..ops.delta import delta_rule
+from .carry import read_scan
 from .delta_layer import DeltaLayer, DeltaSizes
 from .sizes import check_chunk_size, expanded_dim
 
@@ -85,18 +87,21 @@ class GatedDeltaNet(DeltaLayer):
         segments_BT: Tensor | None,
         memory_BHKV: Tensor | None,
         tail_BWD: Tensor | None,
+        shared: dict[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         q, k, v, tail_BWD = self._project(x_BTD, segments_BT, tail_BWD)
-        out, memory_BHKV = delta_rule(
-            q,
+        inputs = (
             k,
             v,
             self.decay(x_BTD),
             self.beta(x_BTD).sigmoid() * (1 + self.config.negative_eigenvalues),
-            segments=segments_BT,
-            state=memory_BHKV,
-            chunk_size=self.config.chunk_size,
         )
+        fixed = {"segments": segments_BT, "chunk_size": self.config.chunk_size}
+
+        def scan(queries: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor]:
+            return delta_rule(queries, *inputs, state=memory, **fixed)
+
+        out, memory_BHKV = read_scan(self.carried, scan, q, memory_BHKV, shared)
         return self._finish(out, F.silu(self.gate(x_BTD))), memory_BHKV, tail_BWD
 
     def cost(self, context: int) -> Cost:

@@ -4,6 +4,7 @@ Legend: B batch, T time, D width, H heads, K key dim, V value dim, W filter widt
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -11,6 +12,7 @@ from ..cost import Cost, linear_flops
 from ..low_rank import LowRank
 from ..mixer import MixerConfig, Site
 from ..ops.delta import erase_write
+from .carry import read_scan
 from .delta_layer import DeltaLayer, DeltaSizes
 from .kda import ChannelDecay, channel_gate_rank
 from .sizes import check_chunk_size, expanded_dim
@@ -77,20 +79,18 @@ class GatedDeltaNet2(DeltaLayer):
         segments_BT: Tensor | None,
         memory_BHKV: Tensor | None,
         tail_BWD: Tensor | None,
+        shared: dict[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         q, k, v, tail_BWD = self._project(x_BTD, segments_BT, tail_BWD)
         erase = self.erase(x_BTD).sigmoid() * (1 + self.config.negative_eigenvalues)
         write = self.write(x_BTD).sigmoid()
-        out, memory_BHKV = erase_write(
-            q,
-            k,
-            k * erase.view_as(k),
-            v * write.view_as(v),
-            self.decay(x_BTD),
-            segments=segments_BT,
-            state=memory_BHKV,
-            chunk_size=self.config.chunk_size,
-        )
+        inputs = (k, k * erase.view_as(k), v * write.view_as(v), self.decay(x_BTD))
+        fixed = {"segments": segments_BT, "chunk_size": self.config.chunk_size}
+
+        def scan(queries: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor]:
+            return erase_write(queries, *inputs, state=memory, **fixed)
+
+        out, memory_BHKV = read_scan(self.carried, scan, q, memory_BHKV, shared)
         return self._finish(out, self.gate(x_BTD).sigmoid()), memory_BHKV, tail_BWD
 
     def cost(self, context: int) -> Cost:

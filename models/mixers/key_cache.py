@@ -81,6 +81,12 @@ class KeyCache(State):
         self.aligned = self.aligned and other.aligned and self.longest == other.longest
         self.longest = max(self.longest, other.longest)
 
+    def forget(self, rows: Tensor) -> None:
+        """Clear these rows, in place."""
+        super().forget(rows)
+        self.positions_BS[rows] = -1
+        self.aligned = False
+
     @property
     def nbytes(self) -> int:
         """Bytes of keys, values and convolution inputs held."""
@@ -107,6 +113,12 @@ class KeyCache(State):
         if not self.aligned:
             return positions_BT
         return slice(self.longest - positions_BT.shape[1], self.longest)
+
+    def newest(self) -> tuple[Tensor, Tensor]:
+        """Return keys and values of the token read last, `[B, 1, G, K]` each."""
+        slot_B = (self.positions_BS == self.position_B[:, None] - 1).to(torch.uint8).argmax(dim=1)
+        at = (torch.arange(len(slot_B), device=slot_B.device)[:, None], slot_B[:, None])
+        return self.keys_BSGK[at], self.values_BSGK[at]
 
     def update(
         self,

@@ -5,6 +5,8 @@ width.
 """
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,7 @@ from ..ops.decay import decayed_attention
 from ..ops.normalization import gated_rms_norm
 from ..ops.twin import runs_step_by_step
 from ..slabs import in_slabs
+from .carry import Carry, read_scan
 from .recurrent import RecurrentState, recurrent_call
 from .sizes import check_chunk_size
 
@@ -119,6 +122,7 @@ class Mamba2(Mixer):
         self.skip = nn.Parameter(torch.empty(heads))
         self.norm = GatedRMSNorm(self.inner, config.num_groups) if config.norm else None
         self.output = nn.Linear(self.inner, dim, bias=False)
+        self.carried: Carry | None = None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -129,7 +133,7 @@ class Mamba2(Mixer):
         nn.init.ones_(self.skip)
         if self.conv_bias is not None:
             nn.init.zeros_(self.conv_bias)
-        for module in (self.conv, self.rate, self.norm):
+        for module in (self.conv, self.rate, self.norm, self.carried):
             if module is not None:
                 module.reset_parameters()
 
@@ -139,9 +143,15 @@ class Mamba2(Mixer):
         x_BTD: Tensor,
         segments_BT: Tensor | None = None,
         state: RecurrentState | None = None,
+        shared: dict[str, Any] | None = None,
     ) -> tuple[Tensor, RecurrentState | None]:
         """Mix over time; see `Mixer.forward`."""
-        return recurrent_call(self._mix, x_BTD, segments_BT, state)
+        return recurrent_call(partial(self._mix, shared=shared), x_BTD, segments_BT, state)
+
+    def carry(self, key: str) -> bool:
+        """Read also the memory of the last call under `key`; see `Mixer.carry`."""
+        self.carried, self.shares = Carry(self.heads, key), True
+        return True
 
     def _mix(
         self,
@@ -149,6 +159,7 @@ class Mamba2(Mixer):
         segments_BT: Tensor | None,
         memory_BHNP: Tensor | None,
         tail_BWD: Tensor | None,
+        shared: dict[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         xbc, tail_BWD = self.conv(self.xbc(u_BTD), segments_BT, tail_BWD)
         if self.conv_bias is not None:
@@ -156,7 +167,12 @@ class Mamba2(Mixer):
         x, b, c = xbc.split(self.sizes, dim=-1)
         x_BTHP = x.unflatten(-1, (self.heads, -1))
         b, c = (part.unflatten(-1, (self.config.num_groups, -1)) for part in (b, c))
-        out, memory_BHNP = self._scan(x_BTHP, b, c, self.time(u_BTD), segments_BT, memory_BHNP)
+        raw_BTH = self.time(u_BTD)
+
+        def scan(queries: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor]:
+            return self._scan(x_BTHP, b, queries, raw_BTH, segments_BT, memory)
+
+        out, memory_BHNP = read_scan(self.carried, scan, c, memory_BHNP, shared)
         y = out.addcmul(x_BTHP, self.skip[:, None].to(x_BTHP.dtype)).flatten(2)
         gate = self.gate(u_BTD)
         mixed = y * F.silu(gate) if self.norm is None else self.norm(y, gate)
@@ -199,3 +215,8 @@ class Mamba2(Mixer):
         flops = linear_flops(self.dim, width) + linear_flops(self.inner, self.dim)
         flops += 4 * memory + self.conv.flops
         return Cost(flops, parameter_bytes(self), 4 * (memory + self.conv.state_size))
+
+    @property
+    def carried_flops(self) -> int:
+        """FLOPs of scanning an earlier loop again, for one token."""
+        return 0 if self.carried is None else 4 * self.inner * self.state_dim

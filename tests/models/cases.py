@@ -24,6 +24,7 @@ from models.depth.listing import DEPTHS
 from models.depth.looped import LoopedDepthConfig
 from models.depth.nested import NestedDepthConfig
 from models.depth.relaxation import RELAXATIONS
+from models.depth.routing import ROUTES
 from models.depth.start import STARTS
 from models.latent.listing import LATENTS
 from models.layout import parse_layout
@@ -217,6 +218,11 @@ def _choices(defaults: Any) -> Iterator[tuple[str, str]]:
             yield key.removeprefix("override "), kind
 
 
+def adaptive(**settings: Any) -> LoopedDepthConfig:
+    """A prelude, four loops, a gate; as the settings say otherwise."""
+    return LoopedDepthConfig(**{"prelude": 1, "loops": 4, "halting": "gate", **settings})
+
+
 BACKBONE_CASES: dict[str, BackboneConfig] = {
     **{kind: backbone_config(kind) for kind in MIXERS},
     **{
@@ -305,7 +311,47 @@ BACKBONE_CASES: dict[str, BackboneConfig] = {
     "looped hybrid": backbone_config(
         "gdn mamba2 attn", 3, depth=LoopedDepthConfig(prelude=1, loops=2, injection="none")
     ),
+    "halting act": backbone_config("gdn attn", depth=LoopedDepthConfig(loops=3, halting="act")),
+    "memory carry": backbone_config(
+        "gdn mamba2 attn", 3, depth=LoopedDepthConfig(loops=3, memory="carry")
+    ),
+    "memory carry deltas": backbone_config(
+        "kda gdn2 deltanet delta_product",
+        4,
+        depth=LoopedDepthConfig(prelude=1, loops=2, memory="carry"),
+    ),
+    **{
+        f"stops {stop.split(':')[0]}": backbone_config(layout, 3, depth=adaptive(stop=stop))
+        for layout, stop in (
+            ("gdn attn mamba2", "gate:0.6"),
+            ("gdn", "fixed_point:0.9"),
+            ("attn", "margin:0.03"),
+            ("rwkv7 attn", "kl:0.02"),
+        )
+    },
+    "stops act": backbone_config(
+        "gdn attn",
+        3,
+        canon="AC",
+        depth=adaptive(halting="act", stop="gate:0.99", injection="lanes", coda=1),
+    ),
+    "stops reuse": backbone_config(
+        "attn window", 2, depth=adaptive(prelude=0, stop="entropy:2.8", holes="reuse")
+    ),
+    **{
+        f"routed {route}": backbone_config(
+            "gdn attn mamba2", 4, depth=LoopedDepthConfig(prelude=1, loops=3, route=route)
+        )
+        for route in ROUTES
+    },
 }
+VARYING = [
+    case
+    for case, config in BACKBONE_CASES.items()
+    if isinstance(config.depth, LoopedDepthConfig)
+    and (config.depth.stop, config.depth.route) != ("none", "none")
+]
+"""Cases whose tokens run different numbers of loops: what runs depends on what is read."""
 
 
 # Ways to read a row in pieces: the length of each.

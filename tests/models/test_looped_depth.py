@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from models.backbone import Backbone
+from models.depth.depth import Asked
 from models.depth.draws import Draws
 from models.depth.fixed import FixedDepthConfig
 from models.depth.looped import LoopedDepthConfig
@@ -81,7 +82,7 @@ def test_injection_is_what_its_equation_says(norm: bool) -> None:
     for _ in range(2):
         hidden = core(depth.loop_norm(hidden) + entry)
     expected = depth.blocks[3](hidden)[0]
-    assert torch.equal(depth(x, None, None, 3)[0], expected)
+    assert torch.equal(depth(x, None, None, Asked(3))[0], expected)
 
 
 def test_more_loops_start_as_fewer_do() -> None:

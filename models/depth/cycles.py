@@ -1,0 +1,232 @@
+"""One pass of a looped group in cycles: who runs each loop, and what follows it.
+
+Legend: B batch, T time, D width, N tokens still running.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..block import Shared
+from .depth import Asked, Trajectory
+from .going import Group, forget_ended, going_groups, put_states, take_states
+from .stop import Look
+
+if TYPE_CHECKING:
+    from .looped import LoopedDepth
+
+
+@dataclass
+class Given:
+    """What the blocks of a loop are handed beside the states that they change.
+
+    Attributes:
+        entry_BTD: the prelude's output, normalised.
+        segments_BT: document ids.
+        state: memories of all calls; None trains or scores from scratch.
+        shared: what layers hand on.
+        shown: by layer, what each position showed it last; None where holes are skipped.
+        active_BT: positions whose showing is new; None is all.
+        before: memories as they were before this call, by place, where they are needed again.
+    """
+
+    entry_BTD: Tensor
+    segments_BT: Tensor | None
+    state: list[Any] | None
+    shared: Shared
+    shown: dict[int, Tensor] | None = None
+    active_BT: Tensor | None = None
+    before: dict[int, Any] = field(default_factory=dict)
+
+
+class Cycles:
+    """Runs the group until no token goes on, or all loops are run.
+
+    Args:
+        depth: whose group it is.
+        given: what its blocks are handed.
+        asked: what the pass is asked for.
+        trajectory: where what ran is noted.
+    """
+
+    def __init__(
+        self, depth: "LoopedDepth", given: Given, asked: Asked, trajectory: Trajectory
+    ) -> None:
+        self.depth, self.given, self.asked, self.trajectory = depth, given, asked, trajectory
+        self.learns = asked.draws is not None
+        self.stop = None if self.learns or not asked.stop else asked.stop.begin()
+        self.halting = None if depth.halting is None else depth.halting.begin()
+        self.route = None
+        if depth.route is not None:
+            self.route = depth.route.begin(given.entry_BTD, given.segments_BT, self.learns)
+        self.waits_B = depth.waits(asked, given.entry_BTD.device)
+        self.reuses = self.stop is not None and depth.config.holes == "reuse"
+        self.active_BT = torch.ones_like(given.entry_BTD[..., 0], dtype=torch.bool)
+        self.exits_BT = torch.zeros_like(self.active_BT, dtype=torch.long)
+
+    def run(self) -> Tensor:
+        """Run the loops; return what follows them, `[B, T, D]`."""
+        depth, loops = self.depth, self.asked.loops
+        before = depth.forward_only(loops, self.asked) if self.learns else 0
+        state = depth.injection.begin(depth.start(self.given.entry_BTD, self.asked.draws))
+        seen_BTD = depth.injection.finish(state)
+        for loop in range(loops):
+            if loop and not self._any_goes_on(loop, seen_BTD):
+                break
+            with torch.set_grad_enabled(torch.is_grad_enabled() and loop >= before):
+                state = self._advance(loop, state)
+            earlier_BTD, seen_BTD = seen_BTD, depth.injection.finish(state)
+            self._note(loop, earlier_BTD, seen_BTD)
+        self._finish()
+        return seen_BTD if self.halting is None else self.halting.finish(seen_BTD)
+
+    # Who runs a loop
+
+    @property
+    def varies(self) -> bool:
+        """Whether tokens may run different numbers of loops."""
+        return self.stop is not None or self.route is not None
+
+    def _any_goes_on(self, loop: int, seen_BTD: Tensor) -> bool:
+        """Let the router choose; say whether the loop has anything to do."""
+        if self.route is not None:
+            self.active_BT = self.route.goes_on(loop, seen_BTD, self.active_BT)
+        if not self.varies or (self.reuses and self.given.state is not None):
+            return True  # the last: deeper memories are to hold what stopped, too
+        return bool(self.active_BT.any())
+
+    # What a loop does
+
+    def _advance(self, loop: int, state: Tensor) -> Tensor:
+        """Return the state after a loop: changed where positions run it."""
+        if loop == 0 or not self.varies:
+            changed = self._everywhere(loop, state)
+        elif self.reuses:
+            changed = self._reusing(loop, state)
+        else:
+            changed = self._among_active(loop, state)
+        if self.waits_B is not None:
+            return _where(self.waits_B <= loop, changed, state)
+        if loop and self.route is not None:
+            weight_BT1 = self.route.weight()[..., None]
+            changed = state + weight_BT1.view(*weight_BT1.shape, *[1] * (state.dim() - 3)) * (
+                changed - state
+            )
+        return changed if loop == 0 or not self.varies else _at(self.active_BT, changed, state)
+
+    def _everywhere(self, loop: int, state: Tensor) -> Tensor:
+        given = self.given
+        if self.reuses:
+            given.shown = {} if given.shown is None else given.shown
+        return self.depth.loop(loop, state, given, self.asked, self.waits_B)
+
+    def _among_active(self, loop: int, state: Tensor) -> Tensor:
+        """Run the active positions alone; the states of rows without any stay as they are."""
+        given, calls = self.given, self.depth.calls_of(loop, self.asked.loops)
+        stateful = given.state is not None
+        for group in going_groups(self.active_BT, given.segments_BT, stateful):
+            inside = self._inside(group, calls)
+            made = self.depth.loop(loop, group.pick(state), inside, self.asked, None)
+            state = group.place(state, made)
+            if given.state is not None and inside.state is not None:
+                put_states(given.state, calls, group, inside.state)
+        return state
+
+    def _inside(self, group: Group, calls: range) -> Given:
+        """What the blocks are handed for a group alone."""
+        given = self.given
+        states = None if given.state is None else take_states(given.state, calls, group)
+        shared = {name: group.pick(x) for name, x in given.shared.items()}
+        entry = group.pick(given.entry_BTD)
+        return replace(
+            given, entry_BTD=entry, segments_BT=group.segments_GM, state=states, shared=shared
+        )
+
+    def _reusing(self, loop: int, state: Tensor) -> Tensor:
+        """Run the active positions; let those that stopped show again what they showed last.
+
+        One position with a state writes its last keys again; of several, all are run.
+        """
+        given = self.given
+        if given.state is None or state.shape[1] > 1:
+            given.active_BT = self.active_BT
+            return self.depth.loop(loop, state, given, self.asked, None)
+        changed = self._among_active(loop, state) if self.active_BT.any() else state
+        self.depth.follow(loop, ~self.active_BT[:, 0], given, self.asked.loops)
+        return changed
+
+    # What follows it
+
+    def _note(self, loop: int, earlier_BTD: Tensor, seen_BTD: Tensor) -> None:
+        last = loop == self.asked.loops - 1
+        if self.asked.record:
+            self.trajectory.states.append(seen_BTD)
+        self.exits_BT += self.active_BT
+        if self.halting is not None and self.depth.halting is not None:
+            gate = self.depth.halting
+            lambda_BT = _on(self.active_BT, gate, seen_BTD) if self.varies else gate(seen_BTD)
+            self.trajectory.halts.append(lambda_BT)
+            self.halting.add(lambda_BT, seen_BTD, last)
+        if self.varies and self.given.segments_BT is not None:
+            self.active_BT = self.active_BT & (self.given.segments_BT >= 0)  # padding runs one loop
+        if self.stop is not None and not last and self.active_BT.any():
+            self._stop(earlier_BTD, seen_BTD)
+
+    def _stop(self, earlier_BTD: Tensor, seen_BTD: Tensor) -> None:
+        """Take out the tokens that the rule stops."""
+        assert self.stop is not None
+        look = Look(earlier_BTD[self.active_BT], seen_BTD[self.active_BT])
+        if self.stop.reads:
+            assert self.asked.read is not None
+            look.logits_NV = self.asked.read(look.after_ND)
+        if self.halting is not None:
+            look.halted_N = self.halting.halted_BT[self.active_BT]
+        running_N = ~self.stop.stops(look)
+        self.stop.drop(running_N)
+        self.active_BT = self.active_BT.masked_scatter(self.active_BT, running_N)
+
+    def _finish(self) -> None:
+        """Note who ran what, what training charges, and clear memories of documents that ended."""
+        given, trajectory = self.given, self.trajectory
+        if self.varies:
+            trajectory.exits_BT = self.exits_BT
+            if given.state is not None:
+                calls = self.depth.calls_of_all(self.asked.loops)
+                forget_ended(given.state, calls, given.segments_BT)
+        if self.learns and torch.is_grad_enabled():
+            trajectory.losses |= self._losses()
+
+    def _losses(self) -> dict[str, Tensor]:
+        config, losses = self.depth.config, {}
+        if self.depth.halting is not None:
+            charged_BT = self.depth.halting.cost(self.trajectory.halts)
+            losses["halting"] = config.halting_weight * self._mean(charged_BT)
+        if self.route is not None and self.route.loss_BT is not None:
+            losses["routing"] = config.route_weight * self._mean(self.route.loss_BT)
+        return losses
+
+    def _mean(self, charged_BT: Tensor) -> Tensor:
+        """Mean over the tokens of each row, then over rows."""
+        segments_BT = self.given.segments_BT
+        if segments_BT is None:
+            return charged_BT.mean()
+        real_BT = (segments_BT >= 0).to(charged_BT.dtype)
+        return ((charged_BT * real_BT).sum(dim=1) / real_BT.sum(dim=1).clamp(min=1)).mean()
+
+
+def _on(active_BT: Tensor, function: Any, x_BTD: Tensor) -> Tensor:
+    """Apply to the active positions; zero elsewhere."""
+    made_N = function(x_BTD[active_BT])
+    return torch.zeros_like(x_BTD[..., 0], dtype=made_N.dtype).masked_scatter(active_BT, made_N)
+
+
+def _where(chosen_B: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """Choose by row."""
+    return torch.where(chosen_B.view(-1, *[1] * (one.dim() - 1)), one, other)
+
+
+def _at(chosen_BT: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """Choose by position."""
+    return torch.where(chosen_BT.view(*chosen_BT.shape, *[1] * (one.dim() - 2)), one, other)
