@@ -204,6 +204,10 @@ class Backbone(nn.Module):
         once = Cost(flops=readouts * head.flops, weight_bytes=head.weight_bytes)
         return self.depth.prefill_cost(length, self.depth.resolve_loops(loops)) + once
 
+    def finish_cost(self, length: int) -> Cost:
+        """Cost of following one more loop up, for `length` tokens, each read out."""
+        return self.depth.finish_cost(length) + length * self._head_cost()
+
     def _head_cost(self) -> Cost:
         norm = 4 * self.norm.weight.numel()
         flops = linear_flops(self.config.dim, self.config.vocab_size)

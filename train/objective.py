@@ -3,39 +3,25 @@
 Legend: B batch, T time, D width, V vocabulary, N positions with a target.
 """
 
-import math
-from dataclasses import dataclass
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from data.batch import Batch
-from models.backbone import Backbone
+from models.backbone import Backbone, Output
 from models.depth.depth import Trajectory
 from models.depth.draws import Draws
-from models.latent.latent import Readout
 
-
-@dataclass
-class ObjectiveConfig:
-    """Settings of the objective.
-
-    Attributes:
-        chunk_size: positions whose logits are held at once; it changes memory, not the loss.
-        z_loss: weight of `logsumexp(logits)^2` (arXiv 2204.02311); 0 is none.
-    """
-
-    chunk_size: int = 4096
-    z_loss: float = 0.0
-
-    def validate(self, key: str) -> None:
-        """Raise ValueError, naming the key, where a value can't be."""
-        if self.chunk_size < 1:
-            raise ValueError(f"{key}.chunk_size={self.chunk_size} must be at least 1 position")
-        if not 0 <= self.z_loss < math.inf:
-            raise ValueError(f"{key}.z_loss={self.z_loss} must be a finite number of at least 0")
+from .loop_losses import (
+    ExtraPass,
+    Targets,
+    consistency_loss,
+    jacobian_norm,
+    loss_over_loops,
+    progressive_pass,
+    short_pass,
+)
+from .loss import position_losses, target_places
+from .objective_config import READS_LOOPS, ObjectiveConfig
 
 
 class Objective(nn.Module):
@@ -44,7 +30,7 @@ class Objective(nn.Module):
     The loss is the weighted sum of cross-entropies over the target positions, divided by the sum of
     weights of the *global* batch (`batch.denominator`): it does not depend on how the batch is cut
     over ranks or accumulation. Auxiliary losses are means over rows, so a part of the batch counts
-    them by its share of the rows.
+    them by its share of the rows. Without draws it is evaluation: the final predictions alone.
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -71,56 +57,87 @@ class Objective(nn.Module):
             loops: loop count; None is what the draws say, or the depth's default.
             record: keep what ran, with its states, in `recorded`.
         """
-        output = self.backbone(
+        over = "final" if draws is None else config.resolve_over(self.backbone)
+        needs_states = draws is not None and (over in READS_LOOPS or config.jacobian > 0)
+        output = self._run(batch, draws, record or needs_states, loops)
+        self.recorded = output.trajectory if record else None
+        places_N = target_places(batch.loss_BT)
+        targets = Targets(
+            places_N, batch.targets_BT.flatten()[places_N], batch.loss_BT.flatten()[places_N]
+        )
+        if over == "final":
+            total = _final(output, targets, config)
+        else:
+            total = loss_over_loops(output, targets, config, over)
+        auxiliary = sum(output.losses.values())
+        if draws is not None:
+            total = self._with_more_passes(total, batch, targets, config, draws, output)
+            if config.jacobian:
+                stiffness = jacobian_norm(output.trajectory, batch.segments_BT, draws)
+                total = (1 - config.jacobian) * total
+                auxiliary = auxiliary + config.jacobian * stiffness
+        # A batch in which nothing is a target (all is masked) has nothing to learn: its loss is 0.
+        mean = total / batch.denominator.clamp(min=torch.finfo(torch.float32).tiny)
+        return mean + share * auxiliary
+
+    def _run(
+        self,
+        batch: Batch,
+        draws: Draws | None,
+        record: bool,
+        loops: int | None,
+        window: int | None = None,
+    ) -> Output:
+        return self.backbone(
             batch.tokens_BT,
             batch.segments_BT,
             loops=loops,
             roles_BT=batch.roles_BT,
             record=record,
             draws=draws,
+            gradient_loops=window,
         )
-        self.recorded = output.trajectory if record else None
-        total = weighted_cross_entropy(
-            output.hidden_BTD, output.readout, batch.targets_BT, batch.loss_BT, config
-        )
-        # A batch in which nothing is a target (all is masked) has nothing to learn: its loss is 0.
-        mean = total / batch.denominator.clamp(min=torch.finfo(torch.float32).tiny)
-        return mean + share * sum(output.losses.values())
+
+    def _with_more_passes(
+        self,
+        total: Tensor,
+        batch: Batch,
+        targets: Targets,
+        config: ObjectiveConfig,
+        draws: Draws,
+        output: Output,
+    ) -> Tensor:
+        """Add the losses of further passes, at other loop counts."""
+        loops = output.trajectory.loops
+        if config.progressive:
+            extra = progressive_pass(draws, loops)
+            later = self._run(batch, draws, False, extra.loops, extra.window)
+            own = _final(later, targets, config)
+            total = (1 - config.progressive) * total + config.progressive * own
+        if config.consistency:
+            short = self._run(batch, draws, False, short_pass(draws, loops).loops)
+            own = _final(short, targets, config)
+            apart = consistency_loss(short.hidden_BTD, output.hidden_BTD, targets)
+            total = total + config.consistency * (own + apart)
+        return total
 
 
-def weighted_cross_entropy(
-    hidden_BTD: Tensor,
-    readout: Readout,
-    targets_BT: Tensor,
-    weights_BT: Tensor,
-    config: ObjectiveConfig,
-) -> Tensor:
-    """Return the weighted sum of cross-entropies, reading out `chunk_size` positions at a time.
+def extra_passes(config: ObjectiveConfig, draws: Draws, loops: int) -> list[ExtraPass]:
+    """Return the further passes of a training step, for what they cost."""
+    found = [progressive_pass(draws, loops)] if config.progressive else []
+    return found + ([short_pass(draws, loops)] if config.consistency else [])
 
-    Positions without weight are never read out. All logits are never held together: a chunk's are
-    made again in the backward pass.
+
+def _final(output: Output, targets: Targets, config: ObjectiveConfig) -> Tensor:
+    """The weighted sum of cross-entropies of the final predictions.
+
+    Positions without weight are never read out.
     """
-    kept = weights_BT.flatten().nonzero()[:, 0]
-    hidden_ND = hidden_BTD.flatten(0, 1)[kept]
-    targets_N, weights_N = targets_BT.flatten()[kept], weights_BT.flatten()[kept]
-
-    def one(hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        return _chunk_loss(readout(hidden), targets, weights, config.z_loss)
-
-    size = config.chunk_size
-    chunks = list(
-        zip(hidden_ND.split(size), targets_N.split(size), weights_N.split(size), strict=True)
+    losses_N = position_losses(
+        targets.at(output.hidden_BTD),
+        output.readout,
+        targets.tokens_N,
+        config.chunk_size,
+        config.z_loss,
     )
-    if len(chunks) == 1:
-        return one(*chunks[0])
-    parts = [checkpoint(one, *chunk, use_reentrant=False) for chunk in chunks]
-    return torch.stack([part for part in parts if part is not None]).sum()
-
-
-def _chunk_loss(logits_NV: Tensor, targets_N: Tensor, weights_N: Tensor, z_loss: float) -> Tensor:
-    # At least float32, whatever the logits were computed in; float64 stays.
-    logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
-    losses = F.cross_entropy(logits_NV, targets_N, reduction="none")
-    if z_loss:
-        losses = losses + z_loss * logits_NV.logsumexp(dim=-1).square()
-    return (losses * weights_N).sum()
+    return (losses_N * targets.weights_N).sum()

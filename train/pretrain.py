@@ -128,6 +128,8 @@ def _describe(run: Run, plain: dict[str, Any]) -> None:
     config = run.config
     with torch.device("meta"):
         backbone = Backbone(config.backbone)
+    for index, stage in enumerate(config.stages):
+        stage.objective.check(backbone, f"stages.{index}.objective")
     resolved = dict(plain, backbone=to_dict(config.backbone))
     resolved["trainer"] = dict(plain["trainer"], precision=config.trainer.precision)
     resolved["corpus"] = str(run.corpus.path)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from .objective import ObjectiveConfig
+from .objective_config import ObjectiveConfig
 from .schedule import ScheduleConfig, warmup_stable_decay
 
 

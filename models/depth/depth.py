@@ -189,8 +189,15 @@ class Depth(nn.Module, ABC):
         """Cost of one token that sees `context` tokens; weights are read at every call."""
         return total([self.block(layer).cost(context) for layer in self.calls(loops)])
 
-    def forward_only_cost(self, length: int, loops: int) -> Cost:
-        """Cost of what a training step over `length` tokens runs without differentiating it."""
+    def forward_only_cost(self, length: int, loops: int, window: int | None = None) -> Cost:
+        """Cost of what a training step over `length` tokens runs without differentiating it.
+
+        `window` is the last loops that are differentiated; None is the depth's own.
+        """
+        return Cost()
+
+    def finish_cost(self, length: int) -> Cost:
+        """Cost of what follows the loops, but the readout."""
         return Cost()
 
     def spent(self, exits: Sequence[int], prompt: int, loops: int, stop: Stop) -> Spent:

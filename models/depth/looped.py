@@ -14,22 +14,22 @@ Legend: B batch, T time, D width, R recurrence.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..cost import Cost, total
 from ..layers import RMSNorm
 from .adaptive_config import check_stop
 from .count import grown
 from .cycles import Cycles, Given
-from .depth import Asked, Depth, Spent, Trajectory, loops_before
+from .depth import Asked, Trajectory, loops_before
 from .draws import Draws
 from .halting import HALTINGS
 from .injection import INJECTIONS
+from .loop_costs import LoopCosts
 from .looped_config import LoopSettings
 from .memory import EXACT, kept_states, state_of
 from .relaxation import RELAXATIONS
@@ -50,7 +50,7 @@ class LoopedDepthConfig(LoopSettings):
         return LoopedDepth(self, blocks, dim, order)
 
 
-class LoopedDepth(Depth):
+class LoopedDepth(LoopCosts):
     """Runs the middle layers `loops` times."""
 
     adjustable = True
@@ -82,9 +82,8 @@ class LoopedDepth(Depth):
             gate = (config.halting_bias, config.halting_prior, config.halting_rate)
             self.halting = HALTINGS[config.halting](dim, *gate)
         if config.route != "none":
-            self.route = ROUTES[config.route](
-                dim, config.capacity or linear_capacities(config.loops)
-            )
+            self.capacities = config.capacity or linear_capacities(config.loops)
+            self.route = ROUTES[config.route](dim, self.capacities)
         self._set_memory()
 
     def _set_memory(self) -> None:
@@ -104,11 +103,6 @@ class LoopedDepth(Depth):
                 f"depth.holes=reuse shows a stopped token's keys again, which is for layers of "
                 f"attention without canon, not for {names}: set holes=skip"
             )
-
-    @property
-    def from_entry(self) -> bool:
-        """Whether the first loop reads the prelude's output itself."""
-        return self.config.start == "input"
 
     @property
     def default_stop(self) -> Stop:
@@ -310,77 +304,3 @@ class LoopedDepth(Depth):
     def spectral_bound(self) -> float | None:
         """That of the injection."""
         return self.injection.spectral_bound()
-
-    def cost(self, context: int, loops: int) -> Cost:
-        """Cost of one token: the blocks' at every call, and what stands between loops."""
-        calls = zip(self.calls(loops), self._feeds(loops), strict=True)
-        blocks = [self.block(layer).cost(context, feed) for layer, feed in calls]
-        return self._keeping(total(blocks), context, loops) + self.between(loops)
-
-    def prefill_cost(self, length: int, loops: int) -> Cost:
-        """Cost of reading `length` tokens at once."""
-        calls = zip(self.calls(loops), self._feeds(loops), strict=True)
-        blocks = [self.block(layer).prefill_cost(length, feed) for layer, feed in calls]
-        between = self.between(loops)
-        once = Cost(0, between.weight_bytes, between.state_bytes)
-        blocks = self._keeping(total(blocks), length, loops)
-        return blocks + once + Cost(flops=length * between.flops)
-
-    def _keeping(self, cost: Cost, context: int, loops: int) -> Cost:
-        """Count the bytes of the memories that are kept."""
-        held = [self.block(layer).cost(context).state_bytes for layer in self.held(loops)]
-        return replace(cost, state_bytes=sum(held))
-
-    def _feeds(self, loops: int) -> list[bool]:
-        """Whether each call runs the feed-forward network too."""
-        each = [self.config.part == "block"] * (loops - 1) + [True]
-        looped = each * len(self.core)
-        return [True] * len(self.prelude) + looped + [True] * len(self.coda)
-
-    def forward_only_cost(self, length: int, loops: int) -> Cost:
-        """Cost of those loops of a training step that are not differentiated."""
-        blocks = [self.block(layer).prefill_cost(length) for layer in self.core]
-        return self.forward_only(loops) * total(blocks)
-
-    def spent(self, exits: Sequence[int], prompt: int, loops: int, stop: Stop) -> Spent:
-        """Return what positions cost that ran these numbers of loops.
-
-        A loop's layers see the positions that reached it; where holes are filled again, all of
-        them, and a prompt is then run in full.
-        """
-        fills = self.config.holes == "reuse"
-        flops, reached = 0.0, [0] * loops
-        for context, count in enumerate(exits, start=1):
-            flops += self._once_flops(context) + self.between(count).flops
-            for loop in range(count):
-                reached[loop] += 1
-                flops += self._loop_flops(context if fills else reached[loop])
-        ran = [loops if fills and at < prompt else count for at, count in enumerate(exits)]
-        one_by_one = [max(ran[:prompt], default=0), *ran[prompt:]]
-        once, core = len(self.prelude) + len(self.coda), len(self.core)
-        calls, serial = (once * len(part) + core * sum(part) for part in (ran, one_by_one))
-        tested = sum(min(count, loops - 1) for count in exits)
-        return Spent(flops, calls, serial, tested if stop and stop.kind.reads else 0)
-
-    def _once_flops(self, context: int) -> float:
-        """FLOPs of prelude and coda for one token."""
-        return sum(self.block(x).cost(context).flops for x in (*self.prelude, *self.coda))
-
-    def _loop_flops(self, context: int) -> float:
-        """FLOPs of the group's blocks for one token in one loop."""
-        return sum(self.block(layer).cost(context).flops for layer in self.core)
-
-    def between(self, loops: int) -> Cost:
-        """Cost of what stands between the blocks, for a token that runs so many loops."""
-        every = self.injection.leave_flops + self.relaxation.flops
-        flops = loops * every + (loops - self.from_entry) * self.injection.flops
-        carried = sum(self.block(layer).mixer.carried_flops for layer in self.core)
-        flops += max(0, loops - 1) * carried
-        if self.halting is not None:
-            flops += loops * self.halting.flops
-        if self.route is not None:
-            flops += self.route.flops
-        own = (self.entry_norm, self.loop_norm, self.output_norm, self.start, self.injection)
-        parts = [part for part in (*own, self.relaxation, self.halting, self.route) if part]
-        weights = sum(p.numel() for part in parts for p in part.parameters())
-        return Cost(flops, 4 * weights)

@@ -141,11 +141,11 @@ class NestedDepth(Depth):
         """Steps of the slow state that a training step does not differentiate."""
         return loops_before(self.config.gradient_loops, loops)
 
-    def forward_only_cost(self, length: int, loops: int) -> Cost:
+    def forward_only_cost(self, length: int, loops: int, window: int | None = None) -> Cost:
         """Cost of those steps, the fast ones within them too."""
         step = [*(list(self.low) * self.config.low_loops), *self.high]
         blocks = [self.block(layer).prefill_cost(length) for layer in step]
-        return self.forward_only(loops) * total(blocks)
+        return loops_before(window or self.config.gradient_loops, loops) * total(blocks)
 
     def cost(self, context: int, loops: int) -> Cost:
         """Cost of one token: the blocks' at every call, and the weights between them."""

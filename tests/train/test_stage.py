@@ -13,7 +13,7 @@ from eval.checkpoint import checkpoint_path, read_checkpoint
 from models.depth.draws import Draws
 from tests.train.runs import LOOPED, metrics, small_backbone, train, with_trainer
 from train.config import RunConfig
-from train.objective import ObjectiveConfig
+from train.objective_config import ObjectiveConfig
 from train.schedule import ScheduleConfig, warmup_stable_decay
 from train.stage import Place, StageConfig, StagePlan, set_trainable
 
