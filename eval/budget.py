@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 
 from data.tasks.task import TRACES
+from models.depth.depth import Depth
+from models.depth.stop import Stop
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,8 @@ class Budget:
         latent_steps: latent steps allowed; None is the backbone's own.
         samples: answers drawn, of which the most frequent counts.
         temperature: 0 takes the likeliest token; above 0 draws tokens.
+        stop: the rule by which tokens stop looping, as in kl:0.01, or none; None is the backbone's
+            own (see `models.depth.stop`).
 
     Raises:
         ValueError: on an impossible combination, naming the field and what is allowed.
@@ -30,6 +34,7 @@ class Budget:
     latent_steps: int | None = None
     samples: int = 1
     temperature: float = 0.0
+    stop: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what can't be run."""
@@ -45,6 +50,8 @@ class Budget:
         _at_least("latent_steps", self.latent_steps, 0)
         _at_least("samples", self.samples, 1)
         _at_least("temperature", self.temperature, 0)
+        if self.stop is not None:
+            Stop.parse(self.stop)
         if self.samples > 1 and self.temperature == 0:
             raise ValueError(
                 f"samples={self.samples} with temperature=0 draws the same answer each time: "
@@ -63,6 +70,8 @@ class Budget:
         if self.forced_end is not None:
             parts.append(f"end forced at {self.forced_end}")
         parts += _counted(self.loops, "loop") + _counted(self.latent_steps, "latent step")
+        if self.stop is not None:
+            parts.append("no stop" if self.stop == "none" else f"stop {self.stop}")
         if self.samples > 1:
             parts += _counted(self.samples, "sample")
         elif self.temperature > 0:
@@ -77,6 +86,7 @@ class Budget:
             "budget_loops": self.loops,
             "budget_latent_steps_allowed": self.latent_steps,
             "budget_samples": self.samples,
+            "budget_stop": self.stop,
         }
 
 
@@ -94,6 +104,8 @@ class BudgetConfig:
         latent_steps: latent steps allowed; null is the backbone's own.
         samples: answers to draw.
         temperature: temperature of the draws where there are several samples.
+        stops: rules by which tokens stop looping, as in kl:0.01, or none; null is the backbone's
+            own. A rule goes with every backbone that has what it asks for.
     """
 
     traces: list[str] = field(default_factory=lambda: ["none"])
@@ -102,14 +114,15 @@ class BudgetConfig:
     latent_steps: list[int | None] = field(default_factory=lambda: [None])
     samples: list[int] = field(default_factory=lambda: [1])
     temperature: float = 0.7
+    stops: list[str | None] = field(default_factory=lambda: [None])
 
     def validate(self) -> None:
         """Raise ValueError, naming the key, where the grid is empty or has an impossible value."""
-        for name in ("traces", "forced_ends", "loops", "latent_steps", "samples"):
+        for name in ("traces", "forced_ends", "loops", "latent_steps", "samples", "stops"):
             if not getattr(self, name):
                 raise ValueError(f"eval.budgets.{name} is empty: list at least one value")
         try:
-            for values in product(self.latent_steps, self.loops, self.samples):
+            for values in product(self.latent_steps, self.loops, self.samples, self.stops):
                 self._budget("none", None, *values)
             for trace in self.traces:
                 Budget(trace)
@@ -129,7 +142,7 @@ class BudgetConfig:
         Args:
             traces: trace modes to take instead of the grid's own.
         """
-        axes = (self.forced_ends, self.latent_steps, self.loops, self.samples)
+        axes = (self.forced_ends, self.latent_steps, self.loops, self.samples, self.stops)
         grid = product(self.traces if traces is None else traces, *axes)
         possible = (
             self._budget(*values) for values in grid if values[0] != "none" or values[1] is None
@@ -137,29 +150,50 @@ class BudgetConfig:
         return list(dict.fromkeys(possible))
 
     def _budget(
-        self, trace: str, end: int | None, latent: int | None, loops: int | None, samples: int
+        self,
+        trace: str,
+        end: int | None,
+        latent: int | None,
+        loops: int | None,
+        samples: int,
+        stop: str | None,
     ) -> Budget:
-        return Budget(trace, end, loops, latent, samples, self.temperature if samples > 1 else 0.0)
+        temperature = self.temperature if samples > 1 else 0.0
+        return Budget(trace, end, loops, latent, samples, temperature, stop)
 
 
-def fitting(budgets: Iterable[Budget], adjustable: bool, default_loops: int) -> list[Budget]:
+def fitting(budgets: Iterable[Budget], depth: Depth) -> list[Budget]:
     """Keep the budgets that a backbone can run.
 
-    A fixed depth takes no loop count, and none of today's latent schemes takes a number of steps.
-    Where the backbone's own count is also asked for by number, the numbered budget alone stays.
+    A fixed depth takes no loop count and no rule to stop by, a rule may ask for a gate, and none of
+    today's latent schemes takes a number of steps. Where the backbone's own count or rule is also
+    asked for by name, the named budget alone stays.
 
     Args:
         budgets: what was asked for.
-        adjustable: whether the backbone's depth takes a loop count.
-        default_loops: its own count.
+        depth: of the backbone.
     """
     kept = [
         budget
         for budget in budgets
-        if budget.latent_steps is None and (adjustable or budget.loops is None)
+        if budget.latent_steps is None
+        and (depth.adjustable or budget.loops is None)
+        and _can_stop(depth, budget.stop)
     ]
-    named = {replace(budget, loops=None) for budget in kept if budget.loops == default_loops}
-    return [budget for budget in kept if budget.loops is not None or budget not in named]
+    for name, own in (("loops", depth.default_loops), ("stop", depth.default_stop.text)):
+        named = {replace(b, **{name: None}) for b in kept if getattr(b, name) == own}
+        kept = [b for b in kept if getattr(b, name) is not None or b not in named]
+    return kept
+
+
+def _can_stop(depth: Depth, stop: str | None) -> bool:
+    if stop is None:
+        return True
+    try:
+        depth.check_stop(Stop.parse(stop))
+    except ValueError:
+        return False
+    return depth.adjustable or stop != "none"
 
 
 def _at_least(name: str, value: float | None, least: int) -> None:

@@ -13,6 +13,7 @@ import torch
 from data.task_list import TASKS
 from data.tokenizer import Tokenizer
 from eval.answers import answer_text, majority
+from eval.budget import Budget
 from eval.config import EvalConfig
 from eval.energy import EnergyMeter
 from eval.generate import Generation, Request, generate
@@ -88,7 +89,7 @@ class _Examiner:
         self.subject, self.config = subject, config
         self.device = next(subject.backbone.parameters()).device
         self.energy = EnergyMeter(self.device)
-        self.meters: dict[int | None, Meter] = {}
+        self.meters: dict[tuple[int | None, str | None], Meter] = {}
 
     def weight(self, cell: Cell) -> int:
         """About how much work a cell is: block passes over what its answers are expected to be."""
@@ -163,16 +164,17 @@ class _Examiner:
         return {
             "index": index,
             "correct": answer is not None and TASKS[cell.task].verify(problem, answer),
-            **asdict(self._meter(cell.budget.loops).spend(samples)),
+            **asdict(self._meter(cell.budget).spend(samples)),
             "question_text": problem.question,
             "answer_text": problem.answer,
             "output_text": tokenizer.decode(samples[answers.index(answer)].tokens),
         }
 
-    def _meter(self, loops: int | None) -> Meter:
-        if loops not in self.meters:
-            self.meters[loops] = Meter(self.subject.backbone, loops)
-        return self.meters[loops]
+    def _meter(self, budget: Budget) -> Meter:
+        key = budget.loops, budget.stop
+        if key not in self.meters:
+            self.meters[key] = Meter(self.subject.backbone, *key)
+        return self.meters[key]
 
 
 def _cell_columns(cell: Cell, subject: Subject, config: EvalConfig) -> Row:
@@ -204,7 +206,7 @@ def _expected(request: Request, cell: Cell) -> int:
 _KEYS = (
     *("run", "checkpoint", "task", "level", "split", "seed", "temperature"),
     *("budget_trace", "budget_forced_end", "budget_loops"),
-    *("budget_latent_steps_allowed", "budget_samples"),
+    *("budget_latent_steps_allowed", "budget_samples", "budget_stop"),
 )
 
 

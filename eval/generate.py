@@ -18,7 +18,8 @@ from torch import Tensor
 
 from data.tokenizer import Tokenizer
 from eval.budget import Budget
-from models.backbone import Backbone
+from models.backbone import Backbone, Output
+from models.depth.stop import Stop
 
 PADDING = -1
 IDLE = -1
@@ -52,10 +53,12 @@ class Generation:
         prompt_tokens: length of the prompt.
         tokens: everything written after it, by the model or by force, the ends included; it ends
             with the end of text unless a limit was reached before.
+        exits: loops that each position ran, the prompt's first; None where all ran all.
     """
 
     prompt_tokens: int
     tokens: list[int]
+    exits: list[int] | None = None
 
     @property
     def decode_steps(self) -> int:
@@ -116,6 +119,8 @@ class _Pool:
     ) -> None:
         self.backbone, self.requests, self.budget = backbone, requests, budget
         self.tokenizer, self.seed = tokenizer, seed
+        self.stop = None if budget.stop is None else Stop.parse(budget.stop)
+        self.varies = False
         weight = next(backbone.parameters())
         self.device, self.dtype = weight.device, weight.dtype
         self.questions_at_once = max(1, batch_size // budget.samples)
@@ -162,11 +167,14 @@ class _Pool:
     def _admit(self, admitted: list[int]) -> None:
         """Read the prompts in one left-padded batch, fork them over the samples, place the rows."""
         samples = self.budget.samples
-        state, logits_BV = self._prefill([self.requests[request].prompt for request in admitted])
+        prompts = [self.requests[request].prompt for request in admitted]
+        state, logits_BV, exits = self._prefill(prompts)
         if samples > 1:
             forked = torch.arange(len(admitted), device=self.device).repeat_interleave(samples)
             state, logits_BV = state.take(forked), logits_BV[forked]
         rows = self._new_rows(admitted)
+        for row, own in zip(rows, np.repeat(np.arange(len(admitted)), samples), strict=True):
+            row["exits"][: len(prompts[own])] = exits[own]
         idle = np.flatnonzero(self.rows["request"] == IDLE)
         if len(idle) == len(self.rows):
             self.rows, self.state, self.logits_BV = rows, state, logits_BV
@@ -177,7 +185,8 @@ class _Pool:
         self.state.put(at, state)
         self.logits_BV[at] = logits_BV
 
-    def _prefill(self, prompts: list[Sequence[int]]) -> tuple[Any, Tensor]:
+    def _prefill(self, prompts: list[Sequence[int]]) -> tuple[Any, Tensor, list[np.ndarray]]:
+        """Read prompts; return state, next logits, and loops run by each prompt's positions."""
         longest = max(map(len, prompts))
         tokens = np.full((len(prompts), longest), 0)
         segments = np.full((len(prompts), longest), PADDING)
@@ -188,11 +197,21 @@ class _Pool:
         tokens_BT = torch.as_tensor(tokens, device=self.device)
         segments_BT = torch.as_tensor(segments, device=self.device)
         out = self.backbone(tokens_BT, segments_BT, state, self.budget.loops)
-        return out.state, out.readout(out.hidden_BTD[:, -1:])[:, 0]
+        exits_BT = self._exits(out, tokens.shape)
+        exits = [
+            row[longest - len(prompt) :] for row, prompt in zip(exits_BT, prompts, strict=True)
+        ]
+        return out.state, out.readout(out.hidden_BTD[:, -1:])[:, 0], exits
+
+    def _exits(self, out: Output, shape: tuple[int, ...]) -> np.ndarray:
+        """Loops that each position ran; zero where all run all of them."""
+        exits_BT = out.trajectory.exits_BT
+        self.varies = exits_BT is not None
+        return np.zeros(shape, np.int64) if exits_BT is None else exits_BT.cpu().numpy()
 
     def _empty_state(self, batch: int) -> Any:
         return self.backbone.init_state(
-            batch, self.capacity, self.device, self.dtype, self.budget.loops
+            batch, self.capacity, self.device, self.dtype, self.budget.loops, self.stop
         )
 
     def _keep(self, places: np.ndarray) -> None:
@@ -206,9 +225,9 @@ class _Pool:
         entry = self.rows[row]
         request = int(entry["request"])
         tokens = entry["tokens"][: entry["written"]].tolist()
-        self.finished[request, int(entry["sample"])] = Generation(
-            len(self.requests[request].prompt), tokens
-        )
+        prompt = len(self.requests[request].prompt)
+        exits = entry["exits"][: prompt + len(tokens) - 1].tolist() if self.varies else None
+        self.finished[request, int(entry["sample"])] = Generation(prompt, tokens, exits)
         entry["request"] = IDLE
 
     # One step
@@ -252,6 +271,9 @@ class _Pool:
         tokens_B1 = torch.as_tensor(tokens_B, device=self.device)[:, None]
         out = self.backbone(tokens_B1, None, self.state, self.budget.loops)
         self.state, self.logits_BV = out.state, out.readout(out.hidden_BTD)[:, 0]
+        if self.varies:
+            places = (np.arange(len(self.rows)), self.rows["prompt"] + self.rows["written"] - 1)
+            self.rows["exits"][places] = self._exits(out, (len(self.rows), 1))[:, 0]
 
     # Rows
 
@@ -266,11 +288,15 @@ class _Pool:
         return request.max_trace if forced is None else forced
 
     def _row_type(self) -> np.dtype:
-        counters = ("request", "sample", "written", "traced", "answered", "max_trace", "max_answer")
+        counters = (
+            *("request", "sample", "prompt", "written", "traced", "answered"),
+            *("max_trace", "max_answer"),
+        )
         drawn = self.max_new if self.budget.temperature > 0 else 0
         return np.dtype(
             [(name, np.int64) for name in counters]
             + [("thinking", np.bool_), ("tokens", np.int64, (self.max_new,))]
+            + [("exits", np.int64, (self.capacity,))]
             + [("draws", np.float64, (drawn,))]
         )
 
@@ -282,6 +308,7 @@ class _Pool:
         rows["thinking"] = self.budget.thinks
         for row in rows:
             request = self.requests[row["request"]]
+            row["prompt"] = len(request.prompt)
             row["max_trace"] = self._max_trace(request)
             row["max_answer"] = request.max_answer
             if self.budget.temperature > 0:

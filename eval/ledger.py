@@ -112,6 +112,9 @@ def validate(frame: pl.DataFrame, source: str) -> pl.DataFrame:
         raise _refusal(source, f"no column {', '.join(missing)}")
     if frame.is_empty():
         raise _refusal(source, "no rows")
+    frame = frame.with_columns(  # older ledgers have fewer kinds of budget
+        pl.lit(None).alias(name) for name in BUDGET_COLUMNS if name not in frame.columns
+    )
     known = [c for c in COLUMNS if c.name in frame.columns]
     for column in known:
         frame = _typed(frame, column, source)

@@ -176,7 +176,8 @@ def in_order(table: pl.DataFrame) -> pl.DataFrame:
         pl.col("task"),
         pl.col("budget_trace").replace_strict(traces, default=9, return_dtype=pl.Int64),
         pl.col("budget_forced_end").fill_null(2**62),
-        *(pl.col(name).fill_null(0) for name in BUDGET_COLUMNS[2:]),
+        *(pl.col(name).fill_null(0) for name in BUDGET_COLUMNS[2:] if name != "budget_stop"),
+        pl.col("budget_stop").fill_null(""),
         *(pl.col(name) for name in ("level",) if name in table.columns),
     ]
     table = table.sort(order, maintain_order=True)
@@ -209,6 +210,8 @@ def budget_name(budget: Mapping[str, Any], several_loops: bool | None) -> str:
         parts.append(f"{loops} loop{'s' if loops != 1 else ''}")
     if budget["budget_latent_steps_allowed"]:
         parts.append(f"{budget['budget_latent_steps_allowed']} latent steps")
+    if budget["budget_stop"] is not None:
+        parts.append("all loops" if budget["budget_stop"] == "none" else budget["budget_stop"])
     if budget["budget_samples"] > 1:
         parts.append(f"vote of {budget['budget_samples']}")
     return ", ".join(parts)

@@ -74,13 +74,14 @@ def plan(
 def _budgets(config: EvalConfig, task: str, backbone: Backbone) -> list[Budget]:
     asked = config.budgets.budgets(config.tasks[task].traces)
     depth = backbone.depth
-    budgets = fitting(asked, depth.adjustable, depth.default_loops)
+    budgets = fitting(asked, depth)
     if not budgets:
+        wanted = config.budgets
         raise ValueError(
-            f"eval.budgets has loops={config.budgets.loops} and latent_steps="
-            f"{config.budgets.latent_steps}, but this backbone "
-            + ("takes no latent steps" if depth.adjustable else "takes neither")
-            + ": add null, its own count"
+            f"eval.budgets has loops={wanted.loops}, latent_steps={wanted.latent_steps} and stops="
+            f"{wanted.stops}, but this backbone "
+            + ("takes no latent steps, or not that rule" if depth.adjustable else "takes none")
+            + ": add null, its own"
         )
     return budgets
 

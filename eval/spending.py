@@ -7,10 +7,12 @@ sample adds the positions that it ran.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import mean
 
 from eval.generate import Generation
 from models.backbone import Backbone
 from models.cost import Cost
+from models.depth.stop import Stop
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,22 @@ class Spending:
     model_flops: float
     serial_steps: int
     state_bytes: int
+    mean_loops: float | None = None
+    answer_loops: float | None = None
 
 
 class Meter:
     """Counts for one backbone at one loop count; costs are computed once per length."""
 
-    def __init__(self, backbone: Backbone, loops: int | None) -> None:
-        """Count for `backbone` running `loops` loops (None is its own count)."""
+    def __init__(self, backbone: Backbone, loops: int | None, stop: str | None = None) -> None:
+        """Count for `backbone` running `loops` loops, its tokens stopping by `stop`.
+
+        None is its own count or rule.
+        """
+        depth = backbone.depth
+        self._depth, self._loops = depth, depth.resolve_loops(loops)
+        self._stop = depth.default_stop if stop is None else Stop.parse(stop)
+        self._head = backbone.readout_flops
         self._cost = lru_cache(maxsize=None)(lambda context: backbone.cost(context, loops))
         self._prefill = lru_cache(maxsize=None)(lambda length: backbone.prefill_cost(length, loops))
         self._calls = backbone.block_calls_per_position(loops)
@@ -42,6 +53,8 @@ class Meter:
         The samples run side by side: they share serial steps (the longest counts), and their
         states are held at the same time (each at its end).
         """
+        if samples[0].exits is not None:
+            return self._spend_exits(samples)
         prompt = samples[0].prompt_tokens
         decoded = [sample.decode_steps for sample in samples]
         steps = 1 + max(decoded)
@@ -55,6 +68,36 @@ class Meter:
             model_flops=self._prefill(prompt).flops + flops,
             serial_steps=round(steps * self._at(prompt).serial_steps),
             state_bytes=round(held),
+            **self._looped(float(self._loops)),
+        )
+
+    def _looped(self, mean: float, answer: float | None = None) -> dict[str, float | None]:
+        """Loops that were run, where anything is looped."""
+        if not self._depth.adjustable:
+            return {}
+        return {"mean_loops": mean, "answer_loops": mean if answer is None else answer}
+
+    def _spend_exits(self, samples: Sequence[Generation]) -> Spending:
+        """Add up samples whose positions ran different numbers of loops."""
+        prompt = samples[0].prompt_tokens
+        exits = [list(sample.exits or ()) for sample in samples]
+        ways = [self._depth.spent(own, prompt, self._loops, self._stop) for own in exits]
+        once = self._depth.spent(exits[0][:prompt], prompt, self._loops, self._stop)
+        again, decoded = len(samples) - 1, [sample.decode_steps for sample in samples]
+        readouts = sum(way.readouts for way in ways) - again * once.readouts
+        flops = sum(way.flops for way in ways) - again * once.flops
+        ran = [n for own in exits for n in own[prompt:]]
+        wrote = [n for own in exits for n in own[prompt - 1 :]]
+        held = sum(self._at(sample.final_context).state_bytes for sample in samples)
+        return Spending(
+            prompt_tokens=prompt,
+            visible_tokens=sum(len(sample.tokens) for sample in samples),
+            latent_steps=0,
+            block_calls=sum(way.block_calls for way in ways) - again * once.block_calls,
+            model_flops=flops + self._head * (1 + sum(decoded) + readouts),
+            serial_steps=max(way.serial_calls for way in ways),
+            state_bytes=round(held),
+            **self._looped(mean([*exits[0][:prompt], *ran]), mean(wrote)),
         )
 
     def _at(self, context: int) -> Cost:

@@ -208,10 +208,14 @@ class Backbone(nn.Module):
         """Cost of following one more loop up, for `length` tokens, each read out."""
         return self.depth.finish_cost(length) + length * self._head_cost()
 
+    @property
+    def readout_flops(self) -> int:
+        """FLOPs of reading one token out."""
+        return linear_flops(self.config.dim, self.config.vocab_size)
+
     def _head_cost(self) -> Cost:
         norm = 4 * self.norm.weight.numel()
-        flops = linear_flops(self.config.dim, self.config.vocab_size)
-        return Cost(flops=flops, weight_bytes=4 * self.head.weight.numel() + norm)
+        return Cost(flops=self.readout_flops, weight_bytes=4 * self.head.weight.numel() + norm)
 
     def block_calls_per_position(self, loops: int | None = None) -> int:
         """Passes through blocks that one position runs."""

@@ -24,6 +24,7 @@ COLUMNS = (
     "loop_residual",
     "token_correlation",
     "spectral_bound",
+    "mean_loops",
 )
 
 

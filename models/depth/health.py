@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .depth import Trajectory
+from .halting import exit_probabilities
 
 
 @torch.no_grad()
@@ -17,7 +18,8 @@ def loop_health(trajectory: Trajectory, segments_BT: Tensor | None) -> dict[str,
         `state_norm`: root mean square of the last state; it grows where a loop explodes.
         `loop_residual`: length of the last change over that of the state; near zero it has settled
         (only from two loops on). `token_correlation`: mean cosine of two tokens of one row; near
-        one, all tokens say the same (collapse). Nothing where no states were recorded.
+        one, all tokens say the same (collapse). `mean_loops`: loops run by a token where they may
+        differ, or expected of a gate. Nothing where no states were recorded.
     """
     if not trajectory.states:
         return {}
@@ -30,7 +32,18 @@ def loop_health(trajectory: Trajectory, segments_BT: Tensor | None) -> dict[str,
     if len(trajectory.states) > 1:
         change_BT = (last - trajectory.states[-2].float()).norm(dim=-1)
         found["loop_residual"] = _mean(change_BT / lengths_BT.clamp(min=1e-12), real_BT)
+    if trajectory.exits_BT is not None:
+        found["mean_loops"] = _mean(trajectory.exits_BT.float(), real_BT)
+    elif trajectory.halts:
+        found["mean_loops"] = _mean(expected_loops(trajectory.halts), real_BT)
     return found | {"token_correlation": _correlation(last, real_BT)}
+
+
+def expected_loops(halts: list[Tensor]) -> Tensor:
+    """Loops that a gate would run on the mean, `[B, T]`."""
+    p_RBT = exit_probabilities(halts)
+    number_R = torch.arange(1, len(halts) + 1, device=p_RBT.device, dtype=p_RBT.dtype)
+    return (number_R[:, None, None] * p_RBT).sum(dim=0)
 
 
 def _mean(x_BT: Tensor, real_BT: Tensor) -> float:

@@ -76,6 +76,7 @@ def _cell(
             "budget_loops": loops,
             "budget_latent_steps_allowed": 0,
             "budget_samples": 1,
+            "budget_stop": None,
             "correct": correct,
             "chance": chance,
             "visible_tokens": visible,

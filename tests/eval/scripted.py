@@ -11,7 +11,8 @@ from data.tokenizer import SymbolicTokenizer
 from models.backbone import Backbone, Output
 from models.config import BackboneConfig
 from models.cost import Cost
-from models.depth.fixed import FixedDepthConfig
+from models.depth.depth import Trajectory
+from models.depth.fixed import FixedDepth, FixedDepthConfig
 from models.depth.looped import LoopedDepthConfig
 from models.mixers.attention import AttentionConfig
 from models.mixers.gated_delta import GatedDeltaNetConfig
@@ -35,6 +36,14 @@ class ScriptState:
             self.read[mine] = list(theirs)
 
 
+class ScriptedDepth(FixedDepth):
+    """A depth of nothing, with a loop count where it is adjustable."""
+
+    def __init__(self, adjustable: bool) -> None:
+        super().__init__(nn.ModuleList())
+        self.adjustable = adjustable
+
+
 class ScriptedBackbone(nn.Module):
     """Writes a given text after each prompt; two block calls a loop; costs easy to add up by hand.
 
@@ -48,8 +57,9 @@ class ScriptedBackbone(nn.Module):
             tuple(TOKENIZER.encode(prompt)): TOKENIZER.encode(script)
             for prompt, script in scripts.items()
         }
-        self.depth = SimpleNamespace(adjustable=adjustable, default_loops=1)
+        self.depth = ScriptedDepth(adjustable)
         self.config = SimpleNamespace(vocab_size=TOKENIZER.vocab_size)
+        self.readout_flops = 0
         self.calls: list[tuple[int, int, int | None]] = []
 
     def init_state(self, batch: int, max_len: int, *_: Any) -> ScriptState:
@@ -67,7 +77,8 @@ class ScriptedBackbone(nn.Module):
                     state.read[row].append(token)
                     assert len(state.read[row]) <= state.capacity, "a row outgrew its state"
             logits_BTV[row, -1, self._next(state.read[row])] = 50.0
-        return Output(logits_BTV, state, None, lambda hidden: hidden)  # type: ignore[arg-type]
+        ran = Trajectory(loops or 1, 2 * (loops or 1))
+        return Output(logits_BTV, state, ran, lambda hidden: hidden)  # type: ignore[arg-type]
 
     def _next(self, read: list[int]) -> int:
         for prompt, script in self.scripts.items():

@@ -1,12 +1,17 @@
 from typing import Any
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from eval.answers import answer_text, majority
 from eval.budget import Budget, BudgetConfig, fitting
 from eval.config import EvalConfig, TaskEval
+from models.depth.depth import Depth
+from models.depth.fixed import FixedDepth
+from models.depth.looped import LoopedDepthConfig
 from tests.eval.scripted import TOKENIZER
+from tests.models.cases import backbone_config, build_backbone
 
 
 @pytest.mark.parametrize(
@@ -63,6 +68,8 @@ def test_a_grid_is_expanded_without_contradictions() -> None:
         (BudgetConfig(forced_ends=[2]), "no trace has an end to force"),
         (BudgetConfig(samples=[]), "eval.budgets.samples is empty"),
         (BudgetConfig(loops=[0]), "eval.budgets: loops=0"),
+        (BudgetConfig(stops=["kl"]), "eval.budgets: stop=kl: the number of kl must be above 0"),
+        (BudgetConfig(stops=["k:1"]), "eval.budgets: stop=k:1 is no rule: choose none"),
         (BudgetConfig(traces=["all"]), "eval.budgets: trace=all"),
         (BudgetConfig(samples=[4], temperature=0), "samples=4 with temperature=0"),
         (BudgetConfig(traces=["full"], forced_ends=[-2]), "forced_end=-2"),
@@ -73,17 +80,30 @@ def test_impossible_grids_are_refused(grid: BudgetConfig, message: str) -> None:
         grid.validate()
 
 
-def test_a_fixed_depth_leaves_out_loop_counts() -> None:
-    asked = BudgetConfig(loops=[None, 1, 2]).budgets()
-    assert fitting(asked, adjustable=False, default_loops=1) == [Budget()]
-    assert fitting([Budget(loops=1)], adjustable=False, default_loops=1) == []
-    assert fitting([Budget(latent_steps=2)], adjustable=True, default_loops=1) == []
+def depth(**settings: Any) -> Depth:
+    """A depth over two empty layers; fixed where no settings are given."""
+    if not settings:
+        return FixedDepth(torch.nn.ModuleList())
+    blocks = build_backbone(backbone_config()).depth.blocks
+    assert isinstance(blocks, torch.nn.ModuleList)
+    return LoopedDepthConfig(**settings).build(blocks, 16)
 
 
-def test_the_same_loop_count_is_not_run_twice() -> None:
+def test_a_fixed_depth_leaves_out_loop_counts_and_rules() -> None:
+    asked = BudgetConfig(loops=[None, 1, 2], stops=[None, "none", "kl:0.1"]).budgets()
+    assert fitting(asked, depth()) == [Budget()]
+    assert fitting([Budget(loops=1)], depth()) == []
+    assert fitting([Budget(latent_steps=2)], depth(loops=1)) == []
+
+
+def test_the_same_loop_count_or_rule_is_not_run_twice() -> None:
     asked = BudgetConfig(loops=[None, 1, 2]).budgets()
-    assert fitting(asked, True, default_loops=2) == [Budget(loops=1), Budget(loops=2)]
-    assert fitting(asked, True, default_loops=4) == asked
+    assert fitting(asked, depth(loops=2)) == [Budget(loops=1), Budget(loops=2)]
+    assert fitting(asked, depth(loops=4)) == asked
+    rules = BudgetConfig(stops=[None, "none", "kl:0.1", "gate:0.5"]).budgets()
+    assert fitting(rules, depth(loops=2)) == [Budget(stop="none"), Budget(stop="kl:0.1")]
+    gated = depth(loops=2, halting="gate", stop="gate:0.5")
+    assert [b.stop for b in fitting(rules, gated)] == ["none", "kl:0.1", "gate:0.5"]
 
 
 @pytest.mark.parametrize(

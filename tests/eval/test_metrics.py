@@ -172,6 +172,7 @@ BUDGET = {
     "budget_loops": None,
     "budget_latent_steps_allowed": None,
     "budget_samples": 1,
+    "budget_stop": None,
 }
 
 
@@ -186,6 +187,8 @@ BUDGET = {
         ({"budget_loops": 3}, None, "direct"),
         ({"budget_latent_steps_allowed": 4}, False, "direct, 4 latent steps"),
         ({"budget_trace": "short", "budget_samples": 5}, False, "short trace, vote of 5"),
+        ({"budget_stop": "kl:0.1"}, False, "direct, kl:0.1"),
+        ({"budget_stop": "none"}, False, "direct, all loops"),
     ],
 )
 def test_budgets_have_names(changes, several, name):
