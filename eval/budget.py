@@ -105,7 +105,8 @@ class BudgetConfig:
         samples: answers to draw.
         temperature: temperature of the draws where there are several samples.
         stops: rules by which tokens stop looping, as in kl:0.01, or none; null is the backbone's
-            own. A rule goes with every backbone that has what it asks for.
+            own. A rule goes with the backbone's own loop count, and with every backbone that has
+            what it asks for.
     """
 
     traces: list[str] = field(default_factory=lambda: ["none"])
@@ -145,7 +146,10 @@ class BudgetConfig:
         axes = (self.forced_ends, self.latent_steps, self.loops, self.samples, self.stops)
         grid = product(self.traces if traces is None else traces, *axes)
         possible = (
-            self._budget(*values) for values in grid if values[0] != "none" or values[1] is None
+            self._budget(*values)
+            for values in grid
+            if (values[0] != "none" or values[1] is None)
+            and (values[3] is None or values[5] in (None, "none"))
         )
         return list(dict.fromkeys(possible))
 

@@ -19,6 +19,7 @@ from eval.loops_and_layers import gap_table
 from eval.mechanism_tables import mechanism_level_tables, mechanism_table, rate_table
 from eval.metrics import spent_currencies
 from eval.run_tables import backbone_table, provenance_table, sample_table
+from eval.stopping import stopping, stopping_tables
 from eval.tables import (
     best_eta_table,
     comparison_table,
@@ -94,20 +95,34 @@ def _page_of_groups(findings: Findings, made: Mapping[str, str], grouped: Sequen
 def _groups(findings: Findings, grouped: Sequence[Path]) -> str:
     """Runs that differ in seed and learning rate, taken together; nothing where there are none."""
     found = findings.mechanisms
+    stops = _stops(findings, [path for path in grouped if path.name.startswith("stopping")])
     if found is None:
-        return ""
-    pictures = "".join(_picture(path) for path in grouped if path.suffix == ".png")
+        return stops
+    drawn = [path for path in grouped if not path.name.startswith("stopping")]
+    pictures = "".join(_picture(path) for path in drawn if path.suffix == ".png")
     levels = "".join(map(markup.table, mechanism_level_tables(found)))
     rates = rate_table(found)
     gaps = gap_table(found, findings.runs, findings.cells)
-    return _section(
-        "Seeds taken together",
-        markup.table(mechanism_table(found), css="verdict", heading=False)
-        + pictures
-        + (markup.table(gaps) if gaps else "")
-        + markup.folded("Accuracy by level", levels)
-        + (markup.folded("Every learning rate", markup.table(rates)) if rates else ""),
+    return (
+        _section(
+            "Seeds taken together",
+            markup.table(mechanism_table(found), css="verdict", heading=False)
+            + pictures
+            + (markup.table(gaps) if gaps else "")
+            + markup.folded("Accuracy by level", levels)
+            + (markup.folded("Every learning rate", markup.table(rates)) if rates else ""),
+        )
+        + stops
     )
+
+
+def _stops(findings: Findings, files: Sequence[Path]) -> str:
+    """When to stop looping; nothing where no rule was tried."""
+    tables = stopping_tables(stopping(findings.ledger, findings.runs))
+    if not tables:
+        return ""
+    pictures = "".join(_picture(path) for path in files if path.suffix == ".png")
+    return _section("When to stop", pictures + "".join(map(markup.table, tables)))
 
 
 def _picture(path: Path) -> str:

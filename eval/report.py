@@ -23,6 +23,8 @@ from eval.mechanism_files import write_mechanisms
 from eval.mechanism_tables import mechanism_table
 from eval.metrics import spent_currencies
 from eval.page import render_page
+from eval.stopping import stopping, stopping_tables
+from eval.stopping_files import write_stopping
 from eval.tables import point_tables, verdict_table
 from eval.terminal import console, print_table
 
@@ -35,7 +37,8 @@ Draw what a correct answer costs: one HTML page that opens offline, and PNGs bes
 
 Nothing is trained or evaluated: the ledgers that `python -m eval` left are read, no GPU is needed.
 Runs that differ only in seed and learning rate are taken together: which seeds solve which task is
-drawn as mechanisms.png and written as mechanisms.md.
+drawn as mechanisms.png and written as mechanisms.md. Where rules to stop looping were tried,
+stopping.png and stopping.md set them beside fixed loop counts and an oracle.
 
   runs=FOLDER[,FOLDER ...]  run folders, or experiment folders with runs in them (required)
   output=FILE.html          where to write; default: report.html in the folder, or, for several
@@ -110,8 +113,9 @@ def write_report(
             findings.points, findings.cells, findings.styles, findings.sizes(), output.parent
         )
     grouped = write_mechanisms(findings, output.parent)
+    stops = write_stopping(findings, output.parent)
     headline = next((p.read_bytes() for p in pictures if p.name == "frontier.png"), b"")
-    page = render_page(findings, _made(command), samples, headline, grouped)
+    page = render_page(findings, _made(command), samples, headline, [*grouped, *stops])
     write_atomically(output, page.encode("utf-8"))
     return findings
 
@@ -125,6 +129,8 @@ def print_findings(findings: Findings) -> None:
     if gaps is not None:
         print_table(gaps, to)
         to.print(gaps.note, style="dim")
+    for table in stopping_tables(stopping(findings.ledger, findings.runs)):
+        print_table(table, to)
     spent = [c for c in ETA_CURRENCIES if c in spent_currencies(findings.points)]
     shown = spent if to.width >= 120 else spent[:3]
     alone = [*point_tables(findings, shown), verdict_table(findings)]

@@ -105,15 +105,19 @@ class StudyConfig:
     Attributes:
         runs: overrides of each run, by a name for people.
         jobs: runs trained side by side, one thread each.
+        seeds: seeds that each of them is trained with; empty is `seed` alone.
     """
 
     runs: dict[str, list[str]] = field(default_factory=dict)
     jobs: int = 2
+    seeds: list[int] = field(default_factory=list)
 
     def validate(self) -> None:
         """Raise ValueError, naming the key, where a value can't be."""
         if self.jobs < 1:
             raise ValueError(f"study.jobs={self.jobs} must be at least 1")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"study.seeds={self.seeds} names a seed twice: name each once")
 
 
 @dataclass

@@ -27,7 +27,8 @@ Train and evaluate the runs of a study side by side, then draw one report of all
 
 The experiment lists the runs under `study.runs`, each as overrides; what stands on the command line
 holds for all of them. A finished run is reused, an interrupted one goes on where it was.
-  study.jobs=N   runs at a time (each on parallel.threads CPU threads)
+  study.jobs=N          runs at a time (each on parallel.threads CPU threads)
+  study.seeds=[0,1,2]   seeds that each run is trained with (default: seed alone)
 """
 
 
@@ -45,10 +46,18 @@ def plan_jobs(overrides: Sequence[str]) -> tuple[RunConfig, list[Job]]:
                 "experiment=quickstart"
             )
         jobs = []
-        for name, own in root.study.runs.items():
+        for name, own in _runs(root):
             config, _ = to_config(compose("train", [*overrides, *own]))
             jobs.append(Job(name, [*overrides, *own], config, run_folder(config)))
     return root, jobs
+
+
+def _runs(root: RunConfig) -> list[tuple[str, list[str]]]:
+    """Each run's name and overrides, once for each seed."""
+    listed, seeds = list(root.study.runs.items()), root.study.seeds
+    if not seeds:
+        return listed
+    return [(f"{name} s{seed}", [*own, f"seed={seed}"]) for seed in seeds for name, own in listed]
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -102,6 +102,8 @@ def test_the_same_loop_count_or_rule_is_not_run_twice() -> None:
     assert fitting(asked, depth(loops=4)) == asked
     rules = BudgetConfig(stops=[None, "none", "kl:0.1", "gate:0.5"]).budgets()
     assert fitting(rules, depth(loops=2)) == [Budget(stop="none"), Budget(stop="kl:0.1")]
+    both = BudgetConfig(loops=[None, 2], stops=["none", "kl:0.1"]).budgets()
+    assert [(b.loops, b.stop) for b in both] == [(None, "none"), (None, "kl:0.1"), (2, "none")]
     gated = depth(loops=2, halting="gate", stop="gate:0.5")
     assert [b.stop for b in fitting(rules, gated)] == ["none", "kl:0.1", "gate:0.5"]
 
