@@ -3,6 +3,7 @@
 Legend: B batch, T time, D width.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -54,18 +55,21 @@ class Block(nn.Module):
         state: Any = None,
         shared: Shared | None = None,
         feed: bool = True,
+        mix: Callable[..., tuple[Tensor, Any]] | None = None,
     ) -> tuple[Tensor, Any]:
         """Return the block's output and its new state (None if none was given).
 
         `shared` is handed to a mixer that shares tensors between layers; without `feed` the
-        feed-forward network is left out, as where the mixer alone is looped.
+        feed-forward network is left out, as where the mixer alone is looped; `mix` stands in for
+        the mixer, as where only some positions run.
         """
         tails = self.canon.kept_tails(state, segments_BT) if state and self.canon else None
         inner_state = state.mixer if tails is not None else state
         at = partial(self.canon.apply_at, segments_BT=segments_BT, tails=tails)
         given = (shared,) if self.mixer.shares else ()
         normed_BTD = at("A", self.mixer_norm(x_BTD))
-        mixed_BTD, inner_state = self.mixer(normed_BTD, segments_BT, inner_state, *given)
+        mix = self.mixer if mix is None else mix
+        mixed_BTD, inner_state = mix(normed_BTD, segments_BT, inner_state, *given)
         x_BTD = x_BTD + mixed_BTD
         if feed and self.mlp is not None and self.mlp_norm is not None:
             inner = partial(at, "D") if "D" in self.canon.convolutions else None

@@ -83,13 +83,13 @@ class Mixer(nn.Module, ABC):
         shares: whether layers of this mixer hand tensors on to later layers of the same pass; then
             `forward` takes one more argument, the dictionary that they are handed on in (keyed by
             `Site.name`; None where the mixer stands alone).
-        follows: whether `follow` can show a token again.
+        reuses: whether `among` can run some positions and let others show their keys again.
         folded: names of linear layers whose weights the mixer multiplies itself somewhere, so that
             nothing may be hooked onto their calls.
     """
 
     shares: bool = False
-    follows: bool = False
+    reuses: bool = False
     folded: tuple[str, ...] = ()
 
     @abstractmethod
@@ -142,9 +142,28 @@ class Mixer(nn.Module, ABC):
         """FLOPs of one token that reads what the last call left, beside its own."""
         return 0
 
-    def follow(self, state: Any, earlier: Any, segments_BT: Tensor | None) -> Any:
-        """Write into a state the token that another one, of an earlier loop, read last.
+    def nothing_shown(self, x: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Return the place of what positions show, `[B, T, X]`, before any has; for `among`."""
+        raise NotImplementedError(f"{type(self).__name__} keeps no keys to show again")
 
-        Without running the mixer: what the token shows is what it showed there.
+    def among(
+        self,
+        x_GMD: Tensor,
+        own: tuple[tuple[Tensor, Tensor], Tensor | None],
+        shown_BTX: Tensor,
+        segments_BT: Tensor | None,
+        state: Any,
+    ) -> tuple[Tensor, Tensor, Any]:
+        """Mix some positions, which see all others as what these showed last.
+
+        Args:
+            x_GMD: inputs of the positions that run.
+            own: where they stand, as an index of `[B, T]`, and which of them are real.
+            shown_BTX: what every position showed last.
+            segments_BT: document ids of all positions.
+            state: as in `forward`; it reads all positions.
+
+        Returns:
+            `y_GMD`, what every position shows now, and the new state.
         """
         raise NotImplementedError(f"{type(self).__name__} keeps no keys to show again")

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from ..block import Shared
 from .depth import Asked, Trajectory
-from .going import Group, forget_ended, going_groups, put_states, take_states
+from .going import (
+    Group,
+    Reuse,
+    all_in_one,
+    forget_ended,
+    of_equal_counts,
+    put_states,
+    take_states,
+)
 from .stop import Look
 
 if TYPE_CHECKING:
@@ -27,8 +35,7 @@ class Given:
         segments_BT: document ids.
         state: memories of all calls; None trains or scores from scratch.
         shared: what layers hand on.
-        shown: by layer, what each position showed it last; None where holes are skipped.
-        active_BT: positions whose showing is new; None is all.
+        reuse: where holes are filled, which positions run among all; None where they are skipped.
         before: memories as they were before this call, by place, where they are needed again.
     """
 
@@ -36,8 +43,7 @@ class Given:
     segments_BT: Tensor | None
     state: list[Any] | None
     shared: Shared
-    shown: dict[int, Tensor] | None = None
-    active_BT: Tensor | None = None
+    reuse: Reuse | None = None
     before: dict[int, Any] = field(default_factory=dict)
 
 
@@ -63,6 +69,7 @@ class Cycles:
             self.route = depth.route.begin(given.entry_BTD, given.segments_BT, self.learns)
         self.waits_B = depth.waits(asked, given.entry_BTD.device)
         self.reuses = self.stop is not None and depth.config.holes == "reuse"
+        self.shown: dict[int, Tensor] = {}
         self.active_BT = torch.ones_like(given.entry_BTD[..., 0], dtype=torch.bool)
         self.exits_BT = torch.zeros_like(self.active_BT, dtype=torch.long)
 
@@ -101,10 +108,10 @@ class Cycles:
 
     def _advance(self, loop: int, state: Tensor) -> Tensor:
         """Return the state after a loop: changed where positions run it."""
-        if loop == 0 or not self.varies:
-            changed = self._everywhere(loop, state)
-        elif self.reuses:
+        if self.reuses:
             changed = self._reusing(loop, state)
+        elif loop == 0 or not self.varies:
+            changed = self.depth.loop(loop, state, self.given, self.asked, self.waits_B)
         else:
             changed = self._among_active(loop, state)
         if self.waits_B is not None:
@@ -116,46 +123,42 @@ class Cycles:
             )
         return changed if loop == 0 or not self.varies else _at(self.active_BT, changed, state)
 
-    def _everywhere(self, loop: int, state: Tensor) -> Tensor:
-        given = self.given
-        if self.reuses:
-            given.shown = {} if given.shown is None else given.shown
-        return self.depth.loop(loop, state, given, self.asked, self.waits_B)
-
     def _among_active(self, loop: int, state: Tensor) -> Tensor:
         """Run the active positions alone; the states of rows without any stay as they are."""
         given, calls = self.given, self.depth.calls_of(loop, self.asked.loops)
-        stateful = given.state is not None
-        for group in going_groups(self.active_BT, given.segments_BT, stateful):
-            inside = self._inside(group, calls)
+        if given.state is None:
+            groups = [all_in_one(self.active_BT, given.segments_BT)]
+        else:
+            groups = of_equal_counts(self.active_BT, given.segments_BT)
+        for group in groups:
+            inside = self._inside(group)
+            if given.state is not None:
+                inside = replace(inside, state=take_states(given.state, calls, group))
             made = self.depth.loop(loop, group.pick(state), inside, self.asked, None)
             state = group.place(state, made)
             if given.state is not None and inside.state is not None:
                 put_states(given.state, calls, group, inside.state)
         return state
 
-    def _inside(self, group: Group, calls: range) -> Given:
+    def _reusing(self, loop: int, state: Tensor) -> Tensor:
+        """Run the active positions among all; every state reads all of them."""
+        given, segments_BT = self.given, self.given.segments_BT
+        group = all_in_one(self.active_BT, segments_BT)
+        shape = (state.shape[0], state.shape[1])
+        inside = replace(
+            self._inside(group),
+            reuse=Reuse(group, segments_BT, shape, self.shown),
+            state=given.state,
+        )
+        made = self.depth.loop(loop, group.pick(state), inside, self.asked, None)
+        return group.place(state, made)
+
+    def _inside(self, group: Group) -> Given:
         """What the blocks are handed for a group alone."""
         given = self.given
-        states = None if given.state is None else take_states(given.state, calls, group)
         shared = {name: group.pick(x) for name, x in given.shared.items()}
         entry = group.pick(given.entry_BTD)
-        return replace(
-            given, entry_BTD=entry, segments_BT=group.segments_GM, state=states, shared=shared
-        )
-
-    def _reusing(self, loop: int, state: Tensor) -> Tensor:
-        """Run the active positions; let those that stopped show again what they showed last.
-
-        One position with a state writes its last keys again; of several, all are run.
-        """
-        given = self.given
-        if given.state is None or state.shape[1] > 1:
-            given.active_BT = self.active_BT
-            return self.depth.loop(loop, state, given, self.asked, None)
-        changed = self._among_active(loop, state) if self.active_BT.any() else state
-        self.depth.follow(loop, ~self.active_BT[:, 0], given, self.asked.loops)
-        return changed
+        return replace(given, entry_BTD=entry, segments_BT=group.segments_GM, shared=shared)
 
     # What follows it
 

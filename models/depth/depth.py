@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..block import Block, Shared
 from ..cost import Cost, total
 from .draws import Draws
+from .going import Reuse
 from .stop import Stop
 
 
@@ -224,20 +225,19 @@ class Depth(nn.Module, ABC):
         first_call: int,
         shared: Shared,
         feed: bool = True,
-        shown: tuple[dict[int, Tensor], Tensor | None] | None = None,
+        reuse: Reuse | None = None,
     ) -> Tensor:
         """Run layers in a row; their states stand in `state` from `first_call` on.
 
         `shared` is what layers hand on to later ones, one dictionary a forward pass; without `feed`
-        the layers' mixers run alone. `shown` holds what each position showed each layer last, and
-        which positions show something new: all others show that again.
+        the layers' mixers run alone. With `reuse` the inputs are some positions, picked of all, and
+        the others show again what they showed last.
         """
         for call, layer in enumerate(layers, start=first_call):
             given = None if state is None else state[call]
             block = self.blocks[self.order[layer]]
-            if shown is not None:
-                x_BTD = _shown(x_BTD, layer, *shown)
-            x_BTD, new = block(x_BTD, segments_BT, given, shared, feed)
+            mix = None if reuse is None else reuse.mixing(layer, block.mixer)
+            x_BTD, new = block(x_BTD, segments_BT, given, shared, feed, mix)
             if state is not None:
                 state[call] = new
         return x_BTD
@@ -247,14 +247,6 @@ class Depth(nn.Module, ABC):
         block = self.blocks[self.order[layer]]
         assert isinstance(block, Block)
         return block
-
-
-def _shown(x_BTD: Tensor, layer: int, shown: dict[int, Tensor], active_BT: Tensor | None) -> Tensor:
-    """Return what each position shows a layer, and remember it."""
-    if active_BT is not None:
-        x_BTD = torch.where(active_BT[..., None], x_BTD, shown[layer])
-    shown[layer] = x_BTD
-    return x_BTD
 
 
 def loops_before(window: int | None, loops: int) -> int:

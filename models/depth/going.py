@@ -1,14 +1,17 @@
-"""Run some positions of a batch, side by side, as if the others weren't there.
+"""Run some positions of a batch, side by side.
 
 Where positions stop early, or are left behind by a router, the rest are put together, run, and put
-back. So what stops costs nothing more: no block is called for it. To the layers that go on, a
-position that isn't there has never been: a deeper loop sees the tokens that reached it, in their
-order, with positions of their own (the policy `skip` for holes). It holds for every mixer, since
-each keeps what it needs in its state.
+back. So what stops costs nothing more: no block is called for it. What the others see of it is the
+policy for holes:
+
+    skip    nothing: a deeper loop sees the tokens that reached it, in their order, with positions
+            of their own. It holds for every mixer, since each keeps what it needs in its state.
+    reuse   the keys and values that it showed the same layer in its last loop. For attention.
 
 Legend: B batch, T time, D width, M positions picked of each row, G rows of a group.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,53 +28,89 @@ class Group:
         index_GM: their positions, in order.
         segments_GM: document ids, -1 where a row has fewer than M; None is one document.
         whole: whether the rows are all of the batch, in order.
+        real_GM: which of the positions are active; None is all of them.
     """
 
     rows_G: Tensor
     index_GM: Tensor
     segments_GM: Tensor | None
     whole: bool
+    real_GM: Tensor | None = None
+
+    @property
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Where the positions stand, as an index of `[B, T]`."""
+        return self.rows_G[:, None], self.index_GM
 
     def pick(self, x: Tensor) -> Tensor:
         """Return the positions of `x`, `[B, T, ...]`, side by side."""
-        return x[self.rows_G[:, None], self.index_GM]
+        return x[self.places]
 
     def place(self, x: Tensor, picked: Tensor) -> Tensor:
         """Return `x` with these positions replaced."""
-        return x.index_put((self.rows_G[:, None], self.index_GM), picked.to(x.dtype))
+        return x.index_put(self.places, picked.to(x.dtype))
 
 
-def going_groups(
-    active_BT: Tensor, segments_BT: Tensor | None, stateful: bool, cut: bool = True
-) -> list[Group]:
-    """Put the active positions into groups.
+def all_in_one(active_BT: Tensor, segments_BT: Tensor | None) -> Group:
+    """Put the active positions into one group, of the rows that have any.
 
-    A state must not read padding, so with one, rows are grouped by how many positions they have;
-    without, they make one group, padded at the end by positions that aren't active.
-
-    Args:
-        active_BT: which positions run.
-        segments_BT: document ids.
-        stateful: whether the rows have a state.
-        cut: whether M is the most that a row has, rather than T.
+    Rows with fewer than the most are padded at the end, by positions that aren't active.
     """
     count_B = active_BT.sum(dim=1)
-    order_BT = (~active_BT).to(torch.uint8).argsort(dim=1, stable=True)
-    rows_B = torch.arange(len(active_BT), device=active_BT.device)
-    if not stateful:
-        length = int(count_B.max()) if cut else active_BT.shape[1]
-        index_BM = order_BT[:, :length]
-        given = torch.zeros_like(order_BT) if segments_BT is None else segments_BT
-        real_BM = torch.arange(length, device=rows_B.device) < count_B[:, None]
-        return [Group(rows_B, index_BM, given.gather(1, index_BM).where(real_BM, -1), True)]
-    groups = []
-    for count in count_B.unique().tolist():
-        rows_G = rows_B[count_B == count]
+    rows_G = (count_B > 0).nonzero()[:, 0]
+    index_GM = _in_order(active_BT)[rows_G, : int(count_B.max())]
+    real_GM = torch.arange(index_GM.shape[1], device=rows_G.device) < count_B[rows_G, None]
+    given = torch.zeros_like(active_BT, dtype=torch.long) if segments_BT is None else segments_BT
+    segments_GM = given[rows_G[:, None], index_GM].where(real_GM, -1)
+    return Group(rows_G, index_GM, segments_GM, len(rows_G) == len(active_BT), real_GM)
+
+
+def of_equal_counts(active_BT: Tensor, segments_BT: Tensor | None) -> list[Group]:
+    """Put rows with equally many active positions into groups: a state must not read padding."""
+    count_B, order_BT, groups = active_BT.sum(dim=1), _in_order(active_BT), []
+    for count in filter(None, count_B.unique().tolist()):
+        rows_G = (count_B == count).nonzero()[:, 0]
         index_GM = order_BT[rows_G, :count]
         segments = None if segments_BT is None else segments_BT[rows_G[:, None], index_GM]
-        if count:
-            groups.append(Group(rows_G, index_GM, segments, len(rows_G) == len(rows_B)))
+        groups.append(Group(rows_G, index_GM, segments, len(rows_G) == len(active_BT)))
     return groups
+
+
+def _in_order(active_BT: Tensor) -> Tensor:
+    """The positions of each row, the active ones first, in order."""
+    return (~active_BT).to(torch.uint8).argsort(dim=1, stable=True)
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """Positions that run, among those that show again what they showed last.
+
+    Attributes:
+        group: the positions that run.
+        segments_BT: document ids of all.
+        shape: batch and time of all.
+        shown: by layer, what each position showed it last.
+    """
+
+    group: Group
+    segments_BT: Tensor | None
+    shape: tuple[int, int]
+    shown: dict[int, Tensor]
+
+    def mixing(self, layer: int, mixer: Any) -> Callable[..., tuple[Tensor, Any]]:
+        """Return what stands in for a layer's mixer; it is called as that is."""
+
+        def mix(x_GMD: Tensor, segments_GM: Tensor | None, state: Any) -> tuple[Tensor, Any]:
+            shown_BTX = self.shown.get(layer)
+            if shown_BTX is None:
+                shown_BTX = mixer.nothing_shown(x_GMD, self.shape)
+            own = (self.group.places, self.group.real_GM)
+            y_GMD, self.shown[layer], state = mixer.among(
+                x_GMD, own, shown_BTX, self.segments_BT, state
+            )
+            return y_GMD, state
+
+        return mix
 
 
 def take_states(states: list[Any], calls: range, group: Group) -> list[Any]:

@@ -98,8 +98,7 @@ class LoopCosts(Depth):
     def spent(self, exits: Sequence[int], prompt: int, loops: int, stop: Stop) -> Spent:
         """Return what positions cost that ran these numbers of loops.
 
-        A loop's layers see the positions that reached it; where holes are filled again, all of
-        them, and a prompt is then run in full.
+        A loop's layers see the positions that reached it; where holes are filled, all of them.
         """
         fills = self.config.holes == "reuse"
         flops, reached = 0.0, [0] * loops
@@ -108,7 +107,7 @@ class LoopCosts(Depth):
             for loop in range(count):
                 reached[loop] += 1
                 flops += self._loop_flops(context if fills else reached[loop])
-        ran = [loops if fills and at < prompt else count for at, count in enumerate(exits)]
+        ran = list(exits)
         one_by_one = [max(ran[:prompt], default=0), *ran[prompt:]]
         once, core = len(self.prelude) + len(self.coda), len(self.core)
         calls, serial = (once * len(part) + core * sum(part) for part in (ran, one_by_one))

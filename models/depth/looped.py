@@ -97,7 +97,7 @@ class LoopedDepth(LoopCosts):
                     f"depth.memory=carry: none of {names} has a recurrent memory that another loop "
                     "can read: choose gdn, deltanet, kda, gdn2 or mamba2, or memory=per_loop"
                 )
-        plain = all(self.block(x).mixer.follows and not self.block(x).canon for x in self.core)
+        plain = all(self.block(x).mixer.reuses and not self.block(x).canon for x in self.core)
         if self.config.holes == "reuse" and not plain:
             raise ValueError(
                 f"depth.holes=reuse shows a stopped token's keys again, which is for layers of "
@@ -208,10 +208,8 @@ class LoopedDepth(LoopCosts):
         calls, states = self.calls_of(loop, loops), given.state
         if states is not None:
             states = self._lent(loop, loops, states, given, len(x_BTD))
-        shown = None if given.shown is None else (given.shown, given.active_BT)
-        return self._run(
-            self.core, x_BTD, given.segments_BT, states, calls.start, given.shared, shown=shown
-        )
+        own = (given.segments_BT, states, calls.start, given.shared)
+        return self._run(self.core, x_BTD, *own, reuse=given.reuse)
 
     def _lent(self, loop: int, loops: int, states: list[Any], given: Given, rows: int) -> list[Any]:
         """The memories that a loop may change: copies, where what it leaves isn't kept.
@@ -249,17 +247,6 @@ class LoopedDepth(LoopCosts):
         """Run the group under the loop's own relaxation, when its activations are remade too."""
         self.relaxation.choose(loop)
         return self._group(loop, x_BTD, given, loops)
-
-    def follow(self, loop: int, gone_B: Tensor, given: Given, loops: int) -> None:
-        """Write the last keys of one position of these rows into the memories of a loop."""
-        rows_G, states = gone_B.nonzero()[:, 0], given.state
-        if states is None or len(rows_G) == 0:
-            return
-        segments = None if given.segments_BT is None else given.segments_BT[rows_G]
-        for call, layer in zip(self.calls_of(loop, loops), self.core, strict=True):
-            mixer, mine = self.block(layer).mixer, states[call].take(rows_G)
-            earlier = states[call - len(self.core)].take(rows_G)
-            states[call].put(rows_G, mixer.follow(mine, earlier, segments))
 
     def waits(self, asked: Asked, device: torch.device) -> Tensor | None:
         """Loops that each row waits for the others, so that all end together; None is none."""

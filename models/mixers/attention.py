@@ -15,8 +15,8 @@ from ..kernels import flash_documents, flash_varlen
 from ..layers import RMSNorm, init_linear, init_output, parameter_bytes
 from ..mixer import Mixer, MixerConfig, Site
 from ..ops.rotary import Positions, rotate
-from ..ops.sight import OwnKeys
-from ..ops.softmax import softmax_attention
+from ..ops.sight import OwnKeys, as_mask, earlier_keys
+from ..ops.softmax import scattered_attention, softmax_attention
 from ..ops.twin import runs_step_by_step
 from ..segments import document_positions
 from .key_cache import KeyCache, own_keys
@@ -115,7 +115,7 @@ class SlidingWindowConfig(AttentionConfig):
 class Attention(Mixer):
     """Causal softmax attention within documents (arXiv 1706.03762, 2305.13245)."""
 
-    follows = True
+    reuses = True
 
     def __init__(
         self, config: AttentionConfig, dim: int, heads: int, kv_heads: int, head_dim: int
@@ -171,21 +171,61 @@ class Attention(Mixer):
         return self._attend(q, k, v, visible)
 
     def _with_state(self, x_BTD: Tensor, segments_BT: Tensor | None, state: KeyCache) -> Tensor:
-        positions_BT = state.begin(segments_BT, x_BTD.shape[1])
-        projected, state.tail_BWD = self.conv(self.qkv(x_BTD), segments_BT, state.tail_BWD)
-        q, k, v = self._heads(projected, state.rotary_positions(positions_BT), state.max_len)
-        keys, values, visible = state.update(k, v, positions_BT, segments_BT, self.config.window)
+        q, keys, values, visible = self._with_keys(self.qkv(x_BTD), segments_BT, state)
         return self._attend(q, keys.to(q.dtype), values.to(q.dtype), visible)
 
-    def follow(self, state: KeyCache, earlier: KeyCache, segments_BT: Tensor | None) -> KeyCache:
-        """Write the last token of another loop's state; its convolution reads this loop's past."""
-        positions_BT = state.begin(segments_BT, 1)
-        k, v = earlier.newest()
-        if self.config.conv_width:
-            raw, state.tail_BWD = self.conv(earlier.tail_BWD[:, -1:], segments_BT, state.tail_BWD)
-            _, k, v = self._heads(raw, state.rotary_positions(positions_BT), state.max_len)
-        state.update(k, v, positions_BT, segments_BT, self.config.window)
-        return state
+    def _with_keys(
+        self, raw_BTX: Tensor, segments_BT: Tensor | None, state: KeyCache
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | OwnKeys | None]:
+        """Write tokens into the state; return their queries, and all that they may see."""
+        positions_BT = state.begin(segments_BT, raw_BTX.shape[1])
+        projected, state.tail_BWD = self.conv(raw_BTX, segments_BT, state.tail_BWD)
+        q, k, v = self._heads(projected, state.rotary_positions(positions_BT), state.max_len)
+        return q, *state.update(k, v, positions_BT, segments_BT, self.config.window)
+
+    def nothing_shown(self, x: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Queries, keys and values before the convolution, all zero."""
+        return x.new_zeros(*shape, sum(self.sizes))
+
+    def among(
+        self,
+        x_GMD: Tensor,
+        own: tuple[tuple[Tensor, Tensor], Tensor | None],
+        shown_BTX: Tensor,
+        segments_BT: Tensor | None,
+        state: KeyCache | None,
+    ) -> tuple[Tensor, Tensor, KeyCache | None]:
+        """Mix some positions; see `Mixer.among`."""
+        (rows_G1, index_GM), real_GM = own
+        raw_GMX = self.qkv(x_GMD)
+        if real_GM is not None:
+            raw_GMX = torch.where(real_GM[..., None], raw_GMX, shown_BTX[rows_G1, index_GM])
+        shown_BTX = shown_BTX.index_put((rows_G1, index_GM), raw_GMX.to(shown_BTX.dtype))
+        q, keys, values, visible = self._read_all(shown_BTX, segments_BT, state)
+        seen_BTS = as_mask(visible)
+        if seen_BTS is None and q.shape[1] > 1:
+            seen_BTS = earlier_keys(None, q.shape[1], None, q.device)
+        if seen_BTS is not None:
+            seen_BTS = seen_BTS.expand(len(q), -1, -1)[rows_G1, index_GM]
+        rows_G = rows_G1[:, 0]
+        out = scattered_attention(q[rows_G1, index_GM], keys[rows_G], values[rows_G], seen_BTS)
+        out_GMX = out.flatten(2)
+        if self.gate is not None:
+            out_GMX = out_GMX * self.gate(x_GMD).sigmoid()
+        return self.output(out_GMX), shown_BTX, state
+
+    def _read_all(
+        self, raw_BTX: Tensor, segments_BT: Tensor | None, state: KeyCache | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | OwnKeys | None]:
+        """Queries of all positions, the keys and values that there are, and who sees which."""
+        if state is not None:
+            return self._with_keys(raw_BTX, segments_BT, state)
+        length = raw_BTX.shape[1]
+        positions_BT = document_positions(segments_BT, length, None, raw_BTX.device)
+        projected, _ = self.conv(raw_BTX, segments_BT, None)
+        positions = slice(length) if segments_BT is None else positions_BT
+        q, k, v = self._heads(projected, positions, length)
+        return q, k, v, own_keys(positions_BT, segments_BT, self.config.window, self.config.sinks)
 
     def _heads(
         self, projected_BTX: Tensor, positions: Positions, max_positions: int

@@ -114,12 +114,6 @@ class KeyCache(State):
             return positions_BT
         return slice(self.longest - positions_BT.shape[1], self.longest)
 
-    def newest(self) -> tuple[Tensor, Tensor]:
-        """Return keys and values of the token read last, `[B, 1, G, K]` each."""
-        slot_B = (self.positions_BS == self.position_B[:, None] - 1).to(torch.uint8).argmax(dim=1)
-        at = (torch.arange(len(slot_B), device=slot_B.device)[:, None], slot_B[:, None])
-        return self.keys_BSGK[at], self.values_BSGK[at]
-
     def update(
         self,
         k: Tensor,

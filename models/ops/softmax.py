@@ -73,6 +73,35 @@ def softmax_attention(
     return out.transpose(1, 2)
 
 
+def scattered_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
+    """Attend from queries that stand anywhere among the keys, as where only some tokens run.
+
+    Args:
+        q: queries `[B, T, H, K]`.
+        k: keys `[B, S, G, K]`.
+        v: values `[B, S, G, V]`.
+        visible: `[B, T, S]`, True where the query may see the key; None is all.
+
+    Returns:
+        `[B, T, H, V]` in q's dtype.
+    """
+    k, v = (x.repeat_interleave(q.shape[2] // k.shape[2], dim=2) for x in (k, v))
+    heads = [x.transpose(1, 2) for x in (q, k.to(q.dtype), v.to(q.dtype))]
+    mask = None if visible is None else visible[:, None]
+    run = scattered_reference if runs_step_by_step() else F.scaled_dot_product_attention
+    return run(*heads, attn_mask=mask).transpose(1, 2)
+
+
+def scattered_reference(
+    q_BHTK: Tensor, k_BHSK: Tensor, v_BHSV: Tensor, attn_mask: Tensor | None
+) -> Tensor:
+    """Plain twin: all scores, those out of sight at minus infinity."""
+    scores = (q_BHTK.shape[-1] ** -0.5 * q_BHTK) @ k_BHSK.mT
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, float("-inf"))
+    return scores.softmax(dim=-1) @ v_BHSV
+
+
 def _one_query(
     q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, scale: float | None
 ) -> Tensor:

@@ -97,6 +97,25 @@ def test_a_loop_is_run_on_the_tokens_that_reached_it(layout: str, rule: str) -> 
 
 
 @pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("layout", ["attn", "window"])
+def test_a_filled_hole_shows_what_it_showed_last(layout: str, rule: str) -> None:
+    """The masked full pass: each block reads every position, a stopped one its last input."""
+    backbone, read = stopping(layout, 2, holes="reuse"), tokens(1)
+    depth, out = depth_of(backbone), separating(backbone, read, rule)
+    exits_1T1 = out.trajectory.exits_BT[..., None]
+    entry_BTD = depth.entry_norm(backbone.embedding(read))
+    hidden_BTD, shown = entry_BTD, {}
+    for loop in range(4):
+        active_1T1 = exits_1T1 > loop
+        x_BTD = entry_BTD if loop == 0 else depth.loop_norm(hidden_BTD) + entry_BTD
+        for layer, block in enumerate(depth.blocks):
+            shown[layer] = torch.where(active_1T1, x_BTD, shown.get(layer, x_BTD))
+            x_BTD, _ = block(shown[layer])
+        hidden_BTD = torch.where(active_1T1, x_BTD, hidden_BTD)
+    torch.testing.assert_close(out.hidden_BTD, backbone.norm(hidden_BTD), **ROUNDING)
+
+
+@pytest.mark.parametrize("rule", RULES)
 def test_tokens_stop_where_their_rule_says(rule: str) -> None:
     """Each token alone, from the states that every loop left; the first that fulfils it stops."""
     backbone, read, stop = stopping(loops=5), tokens(), Stop.parse(rule)
@@ -130,12 +149,20 @@ def test_stopping_calls_fewer_blocks(layout: str, holes: str) -> None:
         state = backbone.init_state(3, 2 * LENGTH, dtype=torch.float64, stop=stop)
         with positions_run(backbone) as positions:
             outs = [backbone(prompt, None, state)]
+            prompt_positions = sum(positions)
             outs += [backbone(new[:, at : at + 1], None, state) for at in range(6)]
         totals[rule] = sum(positions)
         if stop:
-            exits_BT = torch.cat([out.trajectory.exits_BT for out in outs], dim=1)
-            spent = [depth_of(backbone).spent(row, LENGTH, 4, stop) for row in exits_BT.tolist()]
-            assert sum(each.block_calls for each in spent) == totals[rule]
+            exits = [out.trajectory.exits_BT for out in outs]
+            new_BT = torch.cat(exits[1:], dim=1).tolist()
+            depth = depth_of(backbone)
+            decoded = [depth.spent(row, 0, 4, stop).block_calls for row in new_BT]
+            assert sum(decoded) == totals[rule] - prompt_positions
+            read = [depth.spent(row, LENGTH, 4, stop).block_calls for row in exits[0].tolist()]
+            if holes == "reuse":  # rows read together are padded to the one with the most
+                assert sum(read) <= prompt_positions <= 3 * max(read)
+            else:
+                assert sum(read) == prompt_positions
     assert totals["gate:0.5"] < totals["gate:0.9"] < totals["none"]
 
 
