@@ -14,6 +14,7 @@ import polars as pl
 from eval.mechanism_tables import over_seeds
 from eval.runs import Run
 from eval.table import Entry, Table
+from models.depth.stop import Stop
 
 QUESTION = ("task", "level", "split", "index")
 ORACLE = "oracle"
@@ -57,7 +58,8 @@ class Way:
             return "oracle"
         if self.kind == FIXED:
             return f"{self.number:g} loop{'s' if self.number != 1 else ''}"
-        return f"{self.kind}:{self.number:g}"
+        rule, *holes = self.kind.split(" ")
+        return " ".join([f"{rule}:{self.number:g}", *holes])
 
 
 def stopping(ledger: pl.DataFrame, runs: Sequence[Run]) -> list[Way]:
@@ -99,8 +101,9 @@ def _ways(rows: pl.DataFrame, task: str) -> Iterator[Way]:
         for (loops,), group in own.filter(pl.col("way") == "none").group_by("fixed"):
             yield _way(who, task, FIXED, float(str(loops)), group)
         for (text,), group in own.filter(pl.col("way") != "none").group_by("way"):
-            kind, _, number = str(text).partition(":")
-            yield _way(who, task, kind, float(number), group)
+            stop = Stop.parse(str(text))
+            kind = f"{stop.rule} ({stop.holes})" if stop.holes else stop.rule
+            yield _way(who, task, kind, stop.at, group)
         yield _way(who, task, ORACLE, 0.0, _oracle(own))
 
 

@@ -68,7 +68,7 @@ class Cycles:
         if depth.route is not None:
             self.route = depth.route.begin(given.entry_BTD, given.segments_BT, self.learns)
         self.waits_B = depth.waits(asked, given.entry_BTD.device)
-        self.reuses = self.stop is not None and depth.config.holes == "reuse"
+        self.reuses = self.stop is not None and depth.reuses(asked.stop)
         self.shown: dict[int, Tensor] = {}
         self.active_BT = torch.ones_like(given.entry_BTD[..., 0], dtype=torch.bool)
         self.exits_BT = torch.zeros_like(self.active_BT, dtype=torch.long)

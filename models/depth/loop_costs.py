@@ -48,6 +48,10 @@ class LoopCosts(Depth):
         """Whether the first loop reads the prelude's output itself."""
         return self.config.start == "input"
 
+    def reuses(self, stop: Stop) -> bool:
+        """Whether what stopped goes on showing what it showed last."""
+        return (stop.holes or self.config.holes) == "reuse"
+
     def cost(self, context: int, loops: int) -> Cost:
         """Cost of one token: the blocks' at every call, and what stands between loops."""
         calls = zip(self.calls(loops), self._feeds(loops), strict=True)
@@ -100,7 +104,7 @@ class LoopCosts(Depth):
 
         A loop's layers see the positions that reached it; where holes are filled, all of them.
         """
-        fills = self.config.holes == "reuse"
+        fills = self.reuses(stop)
         flops, reached = 0.0, [0] * loops
         for context, count in enumerate(exits, start=1):
             flops += self._once_flops(context) + self.between(count).flops

@@ -97,11 +97,16 @@ class LoopedDepth(LoopCosts):
                     f"depth.memory=carry: none of {names} has a recurrent memory that another loop "
                     "can read: choose gdn, deltanet, kda, gdn2 or mamba2, or memory=per_loop"
                 )
-        plain = all(self.block(x).mixer.reuses and not self.block(x).canon for x in self.core)
-        if self.config.holes == "reuse" and not plain:
+        self._check_reuse(self.config.holes, f"depth.holes={self.config.holes}")
+
+    def _check_reuse(self, holes: str, said: str) -> None:
+        """Raise ValueError where stopped tokens keep no keys to show again."""
+        blocks = [self.block(layer) for layer in self.core]
+        if holes == "reuse" and not all(b.mixer.reuses and not b.canon for b in blocks):
+            names = ", ".join(dict.fromkeys(type(block.mixer).__name__ for block in blocks))
             raise ValueError(
-                f"depth.holes=reuse shows a stopped token's keys again, which is for layers of "
-                f"attention without canon, not for {names}: set holes=skip"
+                f"{said} shows a stopped token's keys again, which is for layers of attention "
+                f"without canon, not for {names}: choose skip"
             )
 
     @property
@@ -116,6 +121,7 @@ class LoopedDepth(LoopCosts):
                 f"stop={stop.text} stops whole groups, but depth.order=sequence repeats layers"
             )
         check_stop(self.config, stop, f"stop={stop.text}")
+        self._check_reuse(stop.holes, f"stop={stop.text}")
 
     def reset_parameters(self) -> None:
         """Draw all weights anew."""

@@ -14,11 +14,11 @@ from .memory import MEMORIES
 from .relaxation import RELAXATIONS
 from .routing import ROUTES
 from .start import STARTS, check_learned_start
+from .stop import HOLES
 
 ORDERS = ("cycle", "sequence")
 OWNERS = ("batch", "sequence")
 PARTS = ("block", "mixer")
-HOLES = ("skip", "reuse")
 
 
 @dataclass
@@ -60,7 +60,7 @@ class LoopSettings(DepthConfig):
         stop: when a token stops at evaluation: none, or gate, kl, entropy, margin, argmax or
             fixed_point with its number, as in kl:0.01 (see `models.depth.stop`).
         holes: what a deeper loop finds where a token stopped: nothing (skip), or what the token
-            showed last (reuse; attention only).
+            showed last (reuse; attention only). A stop may name another: kl:0.01/skip.
         route: which tokens go on, in training too: all (none), or by expert or token choice.
         capacity: share of each document's tokens that runs each loop after the first (of expert);
             null is an even decline.

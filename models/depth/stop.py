@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+HOLES = ("skip", "reuse")
+
 
 @dataclass
 class Look:
@@ -189,17 +191,27 @@ class Stop:
     Attributes:
         rule: name of the rule; empty is none.
         at: its number.
+        holes: what deeper loops find where a token stopped, skip or reuse; empty is the depth's
+            own policy.
     """
 
     rule: str = ""
     at: float = math.inf
+    holes: str = ""
 
     @classmethod
     def parse(cls, text: str, key: str = "stop") -> "Stop":
-        """Read `none` or `rule:number`; raises ValueError, naming the key and what is allowed."""
+        """Read `none`, `rule:number` or `rule:number/holes`.
+
+        Raises:
+            ValueError: naming the key and what is allowed.
+        """
         if text == "none":
             return cls()
-        name, _, number = text.partition(":")
+        said, slash, holes = text.partition("/")
+        name, _, number = said.partition(":")
+        if slash and holes not in HOLES:
+            raise ValueError(f"{key}={text}: {holes} is no policy for holes: choose skip or reuse")
         if name not in RULES:
             raise ValueError(
                 f"{key}={text} is no rule: choose none, or {', '.join(RULES)} with its number, as "
@@ -214,7 +226,7 @@ class Stop:
                 f"{key}={text}: the number of {name} must be {RULES[name].allowed}, as in "
                 f"{name}:{'2' if name == 'argmax' else '0.5'}"
             )
-        return cls(name, at)
+        return cls(name, at, holes)
 
     def __bool__(self) -> bool:
         """Whether tokens may stop."""
@@ -223,7 +235,8 @@ class Stop:
     @property
     def text(self) -> str:
         """The rule as it is written in configs."""
-        return f"{self.rule}:{self.at:g}" if self else "none"
+        holes = f"/{self.holes}" if self.holes else ""
+        return f"{self.rule}:{self.at:g}{holes}" if self else "none"
 
     @property
     def kind(self) -> type[Rule]:

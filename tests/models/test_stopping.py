@@ -242,6 +242,7 @@ def test_rules_that_cannot_be_are_refused(text: str) -> None:
         ({"coda": 1, "stop": "kl:0.1"}, r"depth.stop=kl:0.1 reads out after every loop"),
         ({"memory": "last", "stop": "gate:0.5"}, r"depth.memory=last: set none and per_loop"),
         ({"holes": "reuse"}, r"depth.holes=reuse .* attention without canon"),
+        ({"stop": "kl:0.1/keep"}, r"depth.stop=kl:0.1/keep: keep is no policy for holes"),
         ({"halting": "gate", "order": "sequence", "injection": "none"}, r"depth.halting=gate goes"),
         ({"halting_rate": 1.0}, r"depth.halting_rate=1.0 must lie between 0 and 1"),
         ({"memory": "carry", "checkpoint": True}, r"depth.memory=carry .* checkpoint=false"),
@@ -252,6 +253,16 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: 
         backbone_config("gdn attn", 3, depth=adaptive(**settings)).depth.build(
             build_backbone(backbone_config("gdn attn", 3)).depth.blocks, 16
         )
+
+
+def test_a_rule_may_name_its_own_policy_for_holes() -> None:
+    filled, skipped, read = stopping("attn", holes="reuse"), stopping("attn"), tokens()
+    for backbone, other in ((filled, skipped), (skipped, filled)):
+        named = Stop.parse(f"gate:0.5/{other.config.depth.holes}")
+        expected = other(read, stop=Stop.parse("gate:0.5")).hidden_BTD
+        assert torch.equal(backbone(read, stop=named).hidden_BTD, expected)
+    with pytest.raises(ValueError, match=r"stop=gate:0.5/reuse .* not for GatedDeltaNet"):
+        stopping("gdn")(read, stop=Stop.parse("gate:0.5/reuse"))
 
 
 def test_a_state_keeps_to_its_rule() -> None:
