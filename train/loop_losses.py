@@ -42,7 +42,8 @@ class Targets:
 
 def loss_over_loops(output: Output, targets: Targets, config: ObjectiveConfig, over: str) -> Tensor:
     """Return the weighted sum of what each position is charged, given all loops' predictions."""
-    hidden = [targets.at(output.finish(state)) for state in output.trajectory.states]
+    earlier = [output.finish(state) for state in output.trajectory.states[:-1]]
+    hidden = [targets.at(hidden_BTD) for hidden_BTD in (*earlier, output.hidden_BTD)]
     if over in ("gate", "correct"):
         with torch.no_grad():
             losses_RN, right_RN = _judged(output, hidden, targets, config)

@@ -44,7 +44,7 @@ def test_a_depth_trains_and_generates(choice: str, layout: str, corpus_path: Pat
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
     requests = [Request(corpus.tokenizer.encode("e5 e2"), index, 0, 3) for index in range(3)]
     written = generate(net.backbone.eval(), requests, Budget(), corpus.tokenizer, batch_size=2)
