@@ -16,6 +16,7 @@ from .depth.depth import Trajectory
 from .depth.draws import Draws
 from .latent.latent import Thought
 from .layers import RMSNorm
+from .mixer import Mixer
 from .stack import make_blocks
 
 
@@ -189,6 +190,11 @@ class Backbone(nn.Module):
     def block_calls_per_position(self, loops: int | None = None) -> int:
         """Passes through blocks that one position runs."""
         return len(self.depth.calls(self.depth.resolve_loops(loops)))
+
+    @property
+    def causal(self) -> bool:
+        """Whether no token sees a later one: else it can't write word by word, but fills in."""
+        return all(part.causal for part in self.modules() if isinstance(part, Mixer))
 
     @property
     def num_parameters(self) -> int:
