@@ -51,6 +51,7 @@ class ScriptedBackbone(nn.Module):
         self.depth = SimpleNamespace(adjustable=adjustable, default_loops=1)
         self.config = SimpleNamespace(vocab_size=TOKENIZER.vocab_size)
         self.calls: list[tuple[int, int, int | None]] = []
+        self.causal = True
 
     def init_state(self, batch: int, max_len: int, *_: Any) -> ScriptState:
         return ScriptState([[] for _ in range(batch)], max_len)
