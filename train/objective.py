@@ -17,6 +17,8 @@ from models.depth.depth import Trajectory
 from models.depth.draws import Draws
 from models.latent.latent import Readout
 
+from .fill import fill_in
+
 
 @dataclass
 class ObjectiveConfig:
@@ -25,10 +27,13 @@ class ObjectiveConfig:
     Attributes:
         chunk_size: positions whose logits are held at once; it changes memory, not the loss.
         z_loss: weight of `logsumexp(logits)^2` (arXiv 2204.02311); 0 is none.
+        fill: mask what follows the prompt, and predict each of its tokens at its own place instead
+            of one before (see `train.fill`); what sees whole documents can't be trained otherwise.
     """
 
     chunk_size: int = 4096
     z_loss: float = 0.0
+    fill: bool = False
 
     def validate(self, key: str) -> None:
         """Raise ValueError, naming the key, where a value can't be."""
@@ -47,9 +52,9 @@ class Objective(nn.Module):
     them by its share of the rows.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, mask_id: int | None = None) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.mask_id = backbone, mask_id
         self.recorded: Trajectory | None = None
 
     def forward(
@@ -71,6 +76,9 @@ class Objective(nn.Module):
             loops: loop count; None is what the draws say, or the depth's default.
             record: keep what ran, with its states, in `recorded`.
         """
+        if config.fill:
+            assert self.mask_id is not None, "to fill in needs a mask"
+            batch = fill_in(batch, self.mask_id)
         output = self.backbone(
             batch.tokens_BT,
             batch.segments_BT,
