@@ -33,6 +33,7 @@ class Trained:
         step: steps that it was trained for.
         identity: changes whenever the weights do.
         levels: levels of each task that it was trained on.
+        fills: whether it was trained to fill answers in, rather than to write them.
     """
 
     backbone: Backbone
@@ -40,6 +41,7 @@ class Trained:
     step: int
     identity: str
     levels: dict[str, set[int]]
+    fills: bool = False
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -77,18 +79,18 @@ def load_trained(run: Path) -> Trained:
             f"{run}: no checkpoint in {CHECKPOINT_FOLDER}/; train it first, with the command in "
             "its environment.json, or give another run"
         )
-    corpus = _corpus(run)
+    corpus, content = _corpus(run), read_checkpoint(found[-1])
     return Trained(
-        _backbone(found[-1]).eval(),
+        _backbone(found[-1], content).eval(),
         tokenizer_from_spec(corpus["tokenizer"]["spec"]),
         checkpoint_step(found[-1]),
         hashlib.sha256(found[-1].read_bytes()).hexdigest()[:16],
         _trained_levels(corpus),
+        content["pauca"].get("fill", False),
     )
 
 
-def _backbone(path: Path) -> Backbone:
-    content = read_checkpoint(path)
+def _backbone(path: Path, content: dict[str, Any]) -> Backbone:
     backbone = Backbone(backbone_from_dict(content["pauca"]["backbone"]))
     weights = {name.removeprefix(_PREFIX): weight for name, weight in content["state_dict"].items()}
     try:

@@ -16,6 +16,7 @@ from eval.answers import answer_text, majority
 from eval.budget import Budget
 from eval.config import EvalConfig
 from eval.energy import EnergyMeter
+from eval.fill import FillMeter, check_budgets, fill, fill_requests
 from eval.generate import Generation, Request, generate
 from eval.progress import Progress, progress_bar
 from eval.questions import Cell, make_request, plan
@@ -36,6 +37,7 @@ class Subject:
         name: name of the backbone.
         checkpoint: identity of its weights; rows of another one are not kept.
         trained: levels that each task was trained on; None takes the tasks' own.
+        fills: whether it was trained to fill answers in; a non-causal backbone can do nothing else.
     """
 
     backbone: Backbone
@@ -44,6 +46,11 @@ class Subject:
     name: str
     checkpoint: str
     trained: Mapping[str, Collection[int]] | None = None
+    fills: bool = False
+
+    def __post_init__(self) -> None:
+        """Let a backbone that sees ahead fill in."""
+        self.fills = self.fills or not self.backbone.causal
 
 
 def evaluate(
@@ -68,6 +75,8 @@ def evaluate(
     """
     config.validate()
     _check_vocabulary(subject)
+    if subject.fills:
+        check_budgets(config, subject.backbone)
     cells = plan(config, subject.backbone, subject.trained)
     rows = _kept(cells, existing, subject, config)
     done = {_key(row) for row in rows}
@@ -89,7 +98,7 @@ class _Examiner:
         self.subject, self.config = subject, config
         self.device = next(subject.backbone.parameters()).device
         self.energy = EnergyMeter(self.device)
-        self.meters: dict[tuple[int | None, str | None], Meter] = {}
+        self.meters: dict[tuple[int | None, str | None], Meter | FillMeter] = {}
 
     def weight(self, cell: Cell) -> int:
         """About how much work a cell is: block passes over what its answers are expected to be."""
@@ -99,10 +108,7 @@ class _Examiner:
 
     def examine(self, cell: Cell, progress: Progress) -> list[Row]:
         """Ask the questions of a cell."""
-        requests = [
-            make_request(problem, index, cell.budget.trace, self.subject.tokenizer)
-            for index, problem in enumerate(cell.problems)
-        ]
+        requests = self._requests(cell)
         share = self.weight(cell) // (len(requests) * cell.budget.samples)
         joules, start = self.energy.joules(), self._now()
         answers = self._generate(requests, cell, lambda count: progress.advance(count * share))
@@ -119,22 +125,26 @@ class _Examiner:
             for index, samples in enumerate(answers)
         ]
 
+    def _requests(self, cell: Cell) -> list[Request]:
+        if self.subject.fills:
+            return fill_requests(cell.problems, self.subject.tokenizer)
+        return [
+            make_request(problem, index, cell.budget.trace, self.subject.tokenizer)
+            for index, problem in enumerate(cell.problems)
+        ]
+
     def _generate(
         self,
         requests: Sequence[Request],
         cell: Cell,
         on_finished: Callable[[int], None] | None = None,
         batch_size: int | None = None,
-    ) -> list[list[Generation]]:
-        return generate(
-            self.subject.backbone,
-            requests,
-            cell.budget,
-            self.subject.tokenizer,
-            batch_size or self.config.batch_size,
-            self.config.seed,
-            on_finished,
-        )
+    ) -> Sequence[Sequence[Generation]]:
+        subject, rows = self.subject, batch_size or self.config.batch_size
+        given = (subject.backbone, requests, cell.budget, subject.tokenizer, rows)
+        if subject.fills:
+            return [[answer] for answer in fill(*given, on_finished)]
+        return generate(*given, self.config.seed, on_finished)
 
     def _latency(self, requests: Sequence[Request], cell: Cell) -> float | None:
         """Median seconds of a question alone; its samples run side by side."""
@@ -156,7 +166,7 @@ class _Examiner:
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-    def _columns(self, cell: Cell, index: int, samples: list[Generation]) -> Row:
+    def _columns(self, cell: Cell, index: int, samples: Sequence[Generation]) -> Row:
         """What one question adds: its verdict, its counts and its texts."""
         problem, tokenizer = cell.problems[index], self.subject.tokenizer
         answers = [answer_text(s.tokens, tokenizer, cell.budget.thinks) for s in samples]
@@ -170,10 +180,11 @@ class _Examiner:
             "output_text": tokenizer.decode(samples[answers.index(answer)].tokens),
         }
 
-    def _meter(self, budget: Budget) -> Meter:
+    def _meter(self, budget: Budget) -> Meter | FillMeter:
         key = budget.loops, budget.stop
         if key not in self.meters:
-            self.meters[key] = Meter(self.subject.backbone, *key)
+            backbone, fills = self.subject.backbone, self.subject.fills
+            self.meters[key] = FillMeter(backbone, key[0]) if fills else Meter(backbone, *key)
         return self.meters[key]
 
 

@@ -48,6 +48,7 @@ def evaluate_run(
         trained.backbone.config.name,
         trained.identity,
         trained.levels,
+        trained.fills,
     )
 
     def save(rows: list[Row]) -> None:

@@ -17,6 +17,7 @@ from .depth.draws import Draws
 from .depth.stop import Stop
 from .latent.latent import Thought
 from .layers import RMSNorm
+from .mixer import Mixer
 from .stack import make_blocks
 
 
@@ -220,6 +221,11 @@ class Backbone(nn.Module):
     def block_calls_per_position(self, loops: int | None = None) -> int:
         """Passes through blocks that one position runs."""
         return len(self.depth.calls(self.depth.resolve_loops(loops)))
+
+    @property
+    def causal(self) -> bool:
+        """Whether no token sees a later one: else it can't write word by word, but fills in."""
+        return all(part.causal for part in self.modules() if isinstance(part, Mixer))
 
     @property
     def num_parameters(self) -> int:

@@ -21,6 +21,7 @@ def flash_documents(
     v: Tensor,
     segments_BT: Tensor | None,
     window: int | None,
+    causal: bool = True,
 ) -> Tensor:
     """Run flash-attn over packed documents: `q [B, T, H, K]`, `k` and `v [B, T, G, K]`."""
     bounds, longest = document_bounds(segments_BT, (q.shape[0], q.shape[1]))
@@ -33,7 +34,7 @@ def flash_documents(
         bounds,
         longest,
         longest,
-        causal=True,
+        causal=causal,
         window_size=(-1, -1) if window is None else (window - 1, 0),
     )
     return out.unflatten(0, q.shape[:2])
@@ -42,8 +43,15 @@ def flash_documents(
 def self_check(run: Callable[..., Tensor], function: Attend, device: torch.device) -> float:
     """Return the largest relative error of output and gradients against float32 torch.
 
-    Three documents over two rows, grouped heads, no window; infinite where a number is missing.
+    Three documents over two rows, grouped heads, no window, causal and not; infinite where a number
+    is missing.
     """
+    return max(_largest_error(run, function, device, causal) for causal in (True, False))
+
+
+def _largest_error(
+    run: Callable[..., Tensor], function: Attend, device: torch.device, causal: bool
+) -> float:
 
     def draw(heads: int, seed: int) -> Tensor:
         # Drawn on the host: the same numbers on every device, and nobody's generator moves.
@@ -54,18 +62,19 @@ def self_check(run: Callable[..., Tensor], function: Attend, device: torch.devic
     segments = torch.zeros(2, 64, dtype=torch.long, device=device)
     segments[1, 20:] = 1
     half = _with_gradients(
-        lambda *x: run(function, *[y.bfloat16() for y in x], segments, None), q, k, v
+        lambda *x: run(function, *[y.bfloat16() for y in x], segments, None, causal), q, k, v
     )
-    full = _with_gradients(lambda *x: _torch_documents(x[0], x[1], x[2], segments), q, k, v)
+    full = _with_gradients(lambda *x: _torch_documents(x[0], x[1], x[2], segments, causal), q, k, v)
     pairs = zip(half, full, strict=True)
     errors = torch.stack([(a.float() - b).norm() / b.norm() for a, b in pairs])
     return float(errors.nan_to_num(nan=float("inf")).max())
 
 
-def _torch_documents(q: Tensor, k: Tensor, v: Tensor, segments_BT: Tensor) -> Tensor:
+def _torch_documents(q: Tensor, k: Tensor, v: Tensor, segments_BT: Tensor, causal: bool) -> Tensor:
     repeats = q.shape[2] // k.shape[2]
     k, v = (x.repeat_interleave(repeats, dim=2) for x in (k, v))
-    same = (segments_BT[:, :, None] == segments_BT[:, None, :]).tril()
+    same = segments_BT[:, :, None] == segments_BT[:, None, :]
+    same = same.tril() if causal else same
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=same[:, None])
     return out.transpose(1, 2)

@@ -86,10 +86,13 @@ class Mixer(nn.Module, ABC):
         reuses: whether `among` can run some positions and let others show their keys again.
         folded: names of linear layers whose weights the mixer multiplies itself somewhere, so that
             nothing may be hooked onto their calls.
+        causal: whether a token sees no later one. One that isn't causal keeps no state: it refuses
+            `init_state`, and a state, with a ValueError.
     """
 
     shares: bool = False
     reuses: bool = False
+    causal: bool = True
     folded: tuple[str, ...] = ()
 
     @abstractmethod

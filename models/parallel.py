@@ -72,6 +72,7 @@ class Parallel(Mixer):
         self.mixers = nn.ModuleList(mixers)
         self.mix = nn.ParameterList(torch.empty(dim) for _ in mixers)
         self.shares = any(mixer.shares for mixer in mixers)
+        self.causal = all(mixer.causal for mixer in mixers)
         self._reset_mix()
 
     def reset_parameters(self) -> None:

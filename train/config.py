@@ -9,6 +9,7 @@ import torch
 from data.config import DataConfig
 from data.tokenizer import tokenizer_from_config
 from eval.config import EvalConfig, TaskEval
+from eval.fill import check_budgets
 from models.backbone import Backbone
 from models.config import BackboneConfig
 from models.depth.listing import DEPTHS
@@ -17,6 +18,7 @@ from models.mixers.listing import MIXERS
 from models.mlps.listing import MLPS
 from models.sizing import resolve
 
+from .fill import check_fill
 from .logging import LoggerConfig
 from .optim import OptimConfig
 from .precision import PRECISIONS
@@ -221,3 +223,10 @@ class RunConfig:
                 set_trainable(backbone, stage.trainable)
             except ValueError as error:
                 raise ValueError(f"stages[{index}].{error}") from None
+        self._validate_fill(backbone)
+
+    def _validate_fill(self, backbone: Backbone) -> None:
+        fills = [stage.objective.fill for stage in self.stages]
+        check_fill(backbone, fills, self.data.loss.question)
+        if fills[-1]:
+            check_budgets(self.eval, backbone)

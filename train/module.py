@@ -14,6 +14,7 @@ from models.depth.health import loop_health
 from models.routing import routers
 
 from .objective import Objective
+from .objective_config import ObjectiveConfig
 from .optim import OptimConfig, RoleOptimizer
 from .stage import StagePlan, set_trainable
 
@@ -29,6 +30,7 @@ class PretrainModule(L.LightningModule):
         compile_blocks: compile each block.
         corpus_hash: manifest hash of the corpus; kept in checkpoints, for `refuse_other_corpus`.
         rows_per_step: rows of a global batch.
+        mask_id: token that stands for what is to be filled in, where a stage fills in.
     """
 
     def __init__(
@@ -40,11 +42,12 @@ class PretrainModule(L.LightningModule):
         compile_blocks: bool,
         corpus_hash: str,
         rows_per_step: int,
+        mask_id: int,
     ) -> None:
         super().__init__()
         self.backbone_data, self.optim, self.plan = backbone, optim, plan
         self.seed, self.compile_blocks, self.corpus_hash = seed, compile_blocks, corpus_hash
-        self.rows_per_step = rows_per_step
+        self.rows_per_step, self.mask_id = rows_per_step, mask_id
         self.objective: Objective | None = None
         self._entered: int | None = None
 
@@ -57,7 +60,7 @@ class PretrainModule(L.LightningModule):
             backbone = Backbone(backbone_from_dict(self.backbone_data))
         if self.compile_blocks:
             backbone.compile_blocks()
-        self.objective = Objective(backbone)
+        self.objective = Objective(backbone, self.mask_id)
 
     @property
     def net(self) -> Objective:
@@ -113,13 +116,17 @@ class PretrainModule(L.LightningModule):
         return found if bound is None else found | {"spectral_bound": bound}
 
     def _score(self, batch: Batch, loops: int | None, record: bool) -> float:
-        config = self.plan.stages[self.plan.place(self.global_step - 1).stage].objective
+        config = self._last_objective()
         given = {"share": 0.0, "loops": loops, "record": record}
         self.net.eval()
         with torch.no_grad(), self.trainer.precision_plugin.val_step_context():
             loss = self.net(batch.to(self.device), config, None, **given)
         self.net.train()
         return float(loss)
+
+    def _last_objective(self) -> ObjectiveConfig:
+        """Return the objective of the step that was done last."""
+        return self.plan.stages[self.plan.place(self.global_step - 1).stage].objective
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser and its schedule, a pure function of the step."""
@@ -138,5 +145,9 @@ class PretrainModule(L.LightningModule):
             router.balance()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what is needed to rebuild the backbone and to refuse another corpus."""
-        checkpoint["pauca"] = {"backbone": self.backbone_data, "corpus": self.corpus_hash}
+        """Add what is needed to rebuild the backbone, to ask it, and to refuse another corpus."""
+        checkpoint["pauca"] = {
+            "backbone": self.backbone_data,
+            "corpus": self.corpus_hash,
+            "fill": self._last_objective().fill,
+        }

@@ -11,6 +11,7 @@ from models.backbone import Backbone, Output
 from models.depth.depth import Trajectory
 from models.depth.draws import Draws
 
+from .fill import fill_in
 from .loop_losses import (
     ExtraPass,
     Targets,
@@ -33,9 +34,9 @@ class Objective(nn.Module):
     them by its share of the rows. Without draws it is evaluation: the final predictions alone.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, mask_id: int | None = None) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.mask_id = backbone, mask_id
         self.recorded: Trajectory | None = None
 
     def forward(
@@ -57,6 +58,9 @@ class Objective(nn.Module):
             loops: loop count; None is what the draws say, or the depth's default.
             record: keep what ran, with its states, in `recorded`.
         """
+        if config.fill:
+            assert self.mask_id is not None, "to fill in needs a mask"
+            batch = fill_in(batch, self.mask_id)
         over = "final" if draws is None else config.resolve_over(self.backbone)
         needs_states = draws is not None and (over in READS_LOOPS or config.jacobian > 0)
         output = self._run(batch, draws, record or needs_states, loops)

@@ -32,6 +32,8 @@ class ObjectiveConfig:
             states (LoopFormer, arXiv 2602.11451).
         jacobian: weight of the squared norm of a loop's Jacobian at the last state, by a random
             direction (STARS, arXiv 2605.26733); the loss keeps the rest.
+        fill: mask what follows the prompt, and predict each of its tokens at its own place instead
+            of one before (see `train.fill`); what sees whole documents can't be trained otherwise.
     """
 
     chunk_size: int = 4096
@@ -42,6 +44,7 @@ class ObjectiveConfig:
     progressive: float = 0.0
     consistency: float = 0.0
     jacobian: float = 0.0
+    fill: bool = False
 
     def validate(self, key: str) -> None:
         """Raise ValueError, naming the key, where a value can't be."""

@@ -155,6 +155,7 @@ def _fit(run: Run, latest: Path | None) -> None:
         config.trainer.compile,
         run.corpus.hash,
         config.trainer.rows_per_step,
+        run.corpus.tokenizer.pad_id,
     )
     told = loggers_of(
         config.logger, run.folder, config.experiment_name, {"folder": str(run.folder)}

@@ -38,6 +38,8 @@ class AttentionConfig(MixerConfig):
         qk_norm: normalise queries and keys per head (arXiv 2302.05442).
         conv_width: width of a residual short convolution on queries, keys and values; 0 is none.
         gate: multiply what the heads read by `sigmoid(W_g x)`, elementwise (arXiv 2505.06708).
+        causal: false lets every token see its whole document, later tokens too. Such a backbone
+            keeps no state and can't write word by word: it fills answers in, in one pass.
     """
 
     argument: ClassVar[str | None] = "window"
@@ -52,6 +54,7 @@ class AttentionConfig(MixerConfig):
     qk_norm: bool = True
     conv_width: int = 0
     gate: bool = False
+    causal: bool = True
 
     def build(self, site: Site) -> "Attention":
         """Make the module; raises ValueError where heads or window don't work out."""
@@ -61,6 +64,20 @@ class AttentionConfig(MixerConfig):
             raise ValueError(
                 f"num_kv_heads={kv_heads} doesn't divide num_heads={heads}: choose a divisor"
             )
+        self._check_sight()
+        self._check_rotation(head_dim)
+        return Attention(self, site.dim, heads, kv_heads, head_dim)
+
+    def rotated(self, head_dim: int) -> int:
+        """Return how many dims of each head turn with the position."""
+        return 0 if self.rope_base is None else int(self.rope_fraction * head_dim)
+
+    def _check_sight(self) -> None:
+        if not self.causal and (self.window is not None or self.sinks):
+            raise ValueError(
+                f"causal=false sees the whole document, but window={self.window} and sinks="
+                f"{self.sinks} narrow it: set window=null and sinks=0, or causal=true"
+            )
         if self.window is not None and self.window < 1:
             raise ValueError(f"window={self.window} must be at least 1 token, or null for all")
         if self.sinks < 0 or (self.sinks and self.window is None):
@@ -68,12 +85,6 @@ class AttentionConfig(MixerConfig):
                 f"sinks={self.sinks} must be at least 0 tokens, and 0 where window is null: then "
                 "all stay in sight"
             )
-        self._check_rotation(head_dim)
-        return Attention(self, site.dim, heads, kv_heads, head_dim)
-
-    def rotated(self, head_dim: int) -> int:
-        """Return how many dims of each head turn with the position."""
-        return 0 if self.rope_base is None else int(self.rope_fraction * head_dim)
 
     def _check_rotation(self, head_dim: int) -> None:
         if not 0 < self.rope_fraction <= 1:
@@ -113,15 +124,14 @@ class SlidingWindowConfig(AttentionConfig):
 
 
 class Attention(Mixer):
-    """Causal softmax attention within documents (arXiv 1706.03762, 2305.13245)."""
-
-    reuses = True
+    """Softmax attention within documents, causal or not (arXiv 1706.03762, 2305.13245)."""
 
     def __init__(
         self, config: AttentionConfig, dim: int, heads: int, kv_heads: int, head_dim: int
     ) -> None:
         super().__init__()
-        self.config, self.dim = config, dim
+        self.config, self.dim, self.causal = config, dim, config.causal
+        self.reuses = config.causal
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
         self.sizes = [self.heads * self.head_dim] + 2 * [self.kv_heads * self.head_dim]
         self.qkv = nn.Linear(dim, sum(self.sizes), bias=False)
@@ -166,11 +176,13 @@ class Attention(Mixer):
         flash = None if config.sinks else flash_varlen(v)
         if flash is not None and not runs_step_by_step():
             half = q.to(v.dtype), k.to(v.dtype), v
-            return flash_documents(flash, *half, segments_BT, config.window)
-        visible = own_keys(positions_BT, segments_BT, config.window, config.sinks)
+            return flash_documents(flash, *half, segments_BT, config.window, self.causal)
+        narrowed = config.window, config.sinks
+        visible = own_keys(positions_BT, segments_BT, *narrowed, causal=self.causal)
         return self._attend(q, k, v, visible)
 
     def _with_state(self, x_BTD: Tensor, segments_BT: Tensor | None, state: KeyCache) -> Tensor:
+        self._refuse_state()
         q, keys, values, visible = self._with_keys(self.qkv(x_BTD), segments_BT, state)
         return self._attend(q, keys.to(q.dtype), values.to(q.dtype), visible)
 
@@ -249,7 +261,12 @@ class Attention(Mixer):
     def init_state(
         self, batch: int, max_len: int, device: torch.device | str, dtype: torch.dtype
     ) -> KeyCache:
-        """Return empty slots: as many as tokens, or as the window and its sinks hold."""
+        """Return empty slots: as many as tokens, or as the window and its sinks hold.
+
+        Raises:
+            ValueError: with `causal=false` what was read would change with what comes.
+        """
+        self._refuse_state()
         return KeyCache.empty(
             (self.kv_heads, self.head_dim, self.head_dim),
             self.conv.init_tail(batch, device, dtype),
@@ -268,4 +285,18 @@ class Attention(Mixer):
         flops += linear_flops(self.dim, inner) * self.config.gate
         flops += 4 * inner * seen + self.conv.flops
         state_bytes = 4 * (2 * self.kv_heads * self.head_dim * seen + self.conv.state_size)
-        return Cost(flops, parameter_bytes(self), state_bytes)
+        return Cost(flops, parameter_bytes(self), state_bytes * self.causal)
+
+    def prefill_cost(self, length: int) -> Cost:
+        """Cost of reading `length` tokens at once; without `causal` each of them sees all."""
+        if self.causal:
+            return super().prefill_cost(length)
+        return self.cost(length) + Cost(flops=(length - 1) * self.cost(length).flops)
+
+    def _refuse_state(self) -> None:
+        if not self.causal:
+            raise ValueError(
+                "causal=false: every token sees its whole document, so nothing can be kept to go "
+                "on from: such a backbone can't write word by word, it fills answers in "
+                "(objective.fill=true); read the document from scratch, or set causal=true"
+            )

@@ -234,10 +234,14 @@ class KeyCache(State):
 
 
 def own_keys(
-    positions_BT: Tensor, segments_BT: Tensor | None, window: int | None, sinks: int = 0
+    positions_BT: Tensor,
+    segments_BT: Tensor | None,
+    window: int | None,
+    sinks: int = 0,
+    causal: bool = True,
 ) -> OwnKeys | None:
     """Which keys of one call each of its queries sees; None where plain causal order says it."""
     length = positions_BT.shape[1]
-    if segments_BT is None and (window is None or window >= length):
+    if causal and segments_BT is None and (window is None or window >= length):
         return None
-    return OwnKeys(positions_BT, segments_BT, window, sinks)
+    return OwnKeys(positions_BT, segments_BT, window, sinks, causal)

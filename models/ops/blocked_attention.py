@@ -1,9 +1,9 @@
 """Softmax attention over blocks of queries, with its gradient written out: training on CPUs.
 
 torch's fused attention for CPUs multiplies out the upper triangle wherever a mask is given, and its
-bfloat16 gradient is several times slower than these products. Here a block of queries stops at its
-last key, so nearly half of the work is never done. Probabilities are kept for the gradient, or made
-again where the sequence is so long that they would fill the memory.
+bfloat16 gradient is several times slower than these products. Here a block of causal queries stops
+at its last key, so nearly half of the work is never done. Probabilities are kept for the gradient,
+or made again where the sequence is so long that they would fill the memory.
 
 Legend: T query and key time, X rows times heads, C queries in a block, S keys in sight of a block,
 B batch, H heads, K key dim, V value dim.
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .sight import OwnKeys
+from .sight import OwnKeys, is_causal
 
 Visible = Tensor | OwnKeys | None
 
@@ -36,8 +36,8 @@ def blocked_attention(
         q: queries `[B, T, H, K]`.
         k: keys `[B, T, H, K]`.
         v: values `[B, T, H, V]`.
-        visible: `[B or 1, T, T]`, True where the query may see the key, which is no later one,
-            unmade or made; None is causal order.
+        visible: `[B or 1, T, T]`, True where the query may see the key, unmade or made; None is
+            causal order, and made it shows no later key.
         window: keys that a query sees at most, itself included; None is all.
         scale: multiplies the scores.
 
@@ -60,7 +60,7 @@ def _attend(
 ) -> Tensor:
     """Outputs `[X, T, V]`; the probabilities of each block are added to `kept`."""
     out = torch.empty_like(v)
-    for rows, columns in _blocks(q, window):
+    for rows, columns in _blocks(q, visible, window):
         probabilities = _probabilities(q, k, visible, rows, columns)
         torch.bmm(probabilities, v[:, columns], out=out[:, rows])
         if kept is not None:
@@ -87,7 +87,7 @@ class _Blocks(torch.autograd.Function):
         gradient = gradients[0].contiguous()
         along = (gradient * out).sum(dim=-1, keepdim=True)
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for block, (rows, columns) in enumerate(_blocks(q, ctx.window)):
+        for block, (rows, columns) in enumerate(_blocks(q, ctx.visible, ctx.window)):
             at = (rows, columns)
             probabilities = kept[block] if kept else _probabilities(q, k, ctx.visible, *at)
             dscores = torch.bmm(gradient[:, rows], v[:, columns].mT)
@@ -98,15 +98,16 @@ class _Blocks(torch.autograd.Function):
         return dq, dk, dv, None, None
 
 
-def _blocks(q_XTK: Tensor, window: int | None) -> list[tuple[slice, slice]]:
+def _blocks(q_XTK: Tensor, visible: Visible, window: int | None) -> list[tuple[slice, slice]]:
     """Rows of queries, and the keys that any of them may see."""
     size, length = 64 if q_XTK.dtype.itemsize > 2 else 128, q_XTK.shape[1]
     starts = range(0, length, size)
     ends = [min(start + size, length) for start in starts]
     firsts = [max(0, start + 1 - window) if window else 0 for start in starts]
+    lasts = ends if is_causal(visible) else [length] * len(ends)
     return [
-        (slice(start, end), slice(first, end))
-        for start, end, first in zip(starts, ends, firsts, strict=True)
+        (slice(start, end), slice(first, last))
+        for start, end, first, last in zip(starts, ends, firsts, lasts, strict=True)
     ]
 
 

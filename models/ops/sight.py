@@ -1,4 +1,4 @@
-"""Which keys a query of softmax attention may see: causal, of its document, in a window, sinks.
+"""Which keys of its document a query of softmax attention sees: earlier ones, a window, or all.
 
 Legend: B batch, T query time, S key time.
 """
@@ -18,15 +18,19 @@ class OwnKeys:
         segments_BT: document ids; None is one document.
         window: keys that a query sees at most, itself included, beside the sinks; None is all.
         sinks: first tokens of a document that stay in sight of all of it.
+        causal: whether later keys are out of sight; without, there is neither window nor sinks.
     """
 
     positions_BT: Tensor
     segments_BT: Tensor | None
     window: int | None
     sinks: int = 0
+    causal: bool = True
 
     def among(self, rows: slice, columns: slice) -> Tensor:
         """Whether these queries see these keys, `[B or 1, rows, columns]`."""
+        if not self.causal:
+            return self._whole(rows, columns)
         positions, segments = self.positions_BT, self.segments_BT
         queries = keys = None
         if segments is not None:
@@ -38,12 +42,23 @@ class OwnKeys:
 
     def all(self) -> Tensor:
         """Whether each query sees each key, `[B or 1, T, T]`."""
-        if self.sinks:
+        if self.sinks or not self.causal:
             return self.among(slice(None), slice(None))
         positions_BT = self.positions_BT
         return earlier_keys(
             self.segments_BT, positions_BT.shape[1], self.window, positions_BT.device
         )
+
+    def _whole(self, rows: slice, columns: slice) -> Tensor:
+        """All keys of the query's document, earlier and later ones."""
+        one = torch.zeros_like(self.positions_BT)
+        names = one if self.segments_BT is None else self.segments_BT
+        return names[:, rows, None] == names[:, None, columns]
+
+
+def is_causal(visible: Tensor | OwnKeys | None) -> bool:
+    """Whether no query sees a key after its own place: so it is, but where `OwnKeys` says no."""
+    return not isinstance(visible, OwnKeys) or visible.causal
 
 
 def as_mask(visible: Tensor | OwnKeys | None) -> Tensor | None:

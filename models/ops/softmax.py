@@ -1,7 +1,8 @@
-"""Causal softmax attention over packed documents, within an optional sliding window with sinks.
+"""Softmax attention over packed documents: causal, within a window with sinks, or of the whole.
 
     o_t = sum_s softmax_s(scale * q_t . k_s) v_s,
-    s <= t, same document, and t - s < window or s one of the document's first `sinks` tokens
+    s <= t, same document, and t - s < window or s one of the document's first `sinks` tokens;
+    or, where it isn't causal, every s of the same document
 
 Source: Vaswani et al. (arXiv 1706.03762, equation 1); grouped queries (arXiv 2305.13245); sinks
 (arXiv 2309.17453, section 3.2).
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .blocked_attention import blocked_attention
-from .sight import OwnKeys, as_mask
+from .sight import OwnKeys, as_mask, is_causal
 from .twin import runs_step_by_step
 
 
@@ -36,7 +37,8 @@ def softmax_attention(
         k: keys `[B, S, G, K]`.
         v: values `[B, S, G, V]`.
         visible: `[B or 1, T, S]`, True where the query may see the key, or that of keys of the same
-            call, unmade; None is plain causal order (then T = S), or all keys for a single query.
+            call, unmade (these alone may show later keys); None is plain causal order (then T = S),
+            or all keys for a single query.
             Each query must see at least one key.
         window: the window that `visible` already respects, for the twin to multiply out no more.
         sinks: first tokens of a document that `visible` shows beyond the window.
@@ -46,8 +48,9 @@ def softmax_attention(
         `[B, T, H, V]` in q's dtype.
     """
     if runs_step_by_step():
+        seen, causal = as_mask(visible), is_causal(visible)
         return softmax_attention_reference(
-            q, k, v, visible=as_mask(visible), window=window, sinks=sinks, scale=scale
+            q, k, v, visible=seen, window=window, sinks=sinks, scale=scale, causal=causal
         )
     repeats = q.shape[2] // k.shape[2]
     if q.shape[1] == 1 and repeats > 1:
@@ -123,11 +126,12 @@ def softmax_attention_reference(
     window: int | None = None,
     sinks: int = 0,
     scale: float | None = None,
+    causal: bool = True,
 ) -> Tensor:
-    """Step-by-step twin of `softmax_attention`: one query at a time, over the keys so far.
+    """Step-by-step twin of `softmax_attention`: one query at a time, over the keys so far, or all.
 
     The causal half, the window and its sinks alone are multiplied out, so that a FLOP counter sees
-    what such attention costs.
+    what such attention costs; without `causal` all keys are.
     """
     length, keys = q.shape[1], k.shape[1]
     repeats = q.shape[2] // k.shape[2]
@@ -135,7 +139,8 @@ def softmax_attention_reference(
     k, v = (x.repeat_interleave(repeats, dim=2).transpose(1, 2) for x in (k, v))
     outputs = []
     for time in range(length):
-        end = keys - length + time + 1  # keys of this very call stand last
+        # Keys of this very call stand last.
+        end = keys - length + time + 1 if causal else keys
         seen = None if visible is None else visible[:, time, :end]
         near_k, near_v = k[:, :, :end], v[:, :, :end]
         if window and seen is not None and window + sinks < end:

@@ -61,6 +61,7 @@ class ScriptedBackbone(nn.Module):
         self.config = SimpleNamespace(vocab_size=TOKENIZER.vocab_size)
         self.readout_flops = 0
         self.calls: list[tuple[int, int, int | None]] = []
+        self.causal = True
 
     def init_state(self, batch: int, max_len: int, *_: Any) -> ScriptState:
         return ScriptState([[] for _ in range(batch)], max_len)

@@ -68,6 +68,8 @@ VARIANTS: dict[str, MixerConfig] = {
     "attn gate": AttentionConfig(gate=True, num_kv_heads=2, rope_fraction=0.5),
     "attn window sinks": AttentionConfig(window=3, sinks=2),
     "attn window many sinks": AttentionConfig(window=1, sinks=7, num_kv_heads=1, conv_width=2),
+    "attn whole": AttentionConfig(causal=False),
+    "attn whole grouped conv": AttentionConfig(causal=False, num_kv_heads=2, conv_width=3),
     "mla low-rank queries": LatentAttentionConfig(q_rank=6, kv_rank=5, rope_dim=4),
     "mla nope": LatentAttentionConfig(rope_dim=0, num_heads=2, head_dim=3),
     "mla unrotated": LatentAttentionConfig(rope_dim=3, rope_base=None),
@@ -137,6 +139,10 @@ MIXER_CASES: dict[str, MixerConfig] = {
 }
 
 
+CAUSAL_MIXERS = [name for name, config in MIXER_CASES.items() if getattr(config, "causal", True)]
+"""Cases that have a past and a state; the others see whole documents."""
+
+
 @torch.no_grad()
 def randomise(module: nn.Module, seed: int = 0) -> None:
     """Move every parameter off its initial value: outputs and residual filters start at zero."""
@@ -162,6 +168,7 @@ MIXER_SETTINGS: dict[str, MixerConfig] = {
     **{kind: MIXER_CASES[kind] for kind in MIXERS},
     "attn": AttentionConfig(conv_width=3),
     "window": AttentionConfig(window=4, num_kv_heads=1),
+    "whole": AttentionConfig(causal=False),
     "nsa": NativeSparseConfig(block_size=3, num_selected=3, window=4),
     "moba": MixtureOfBlocksConfig(block_size=3, num_selected=3),
 }
@@ -307,6 +314,9 @@ BACKBONE_CASES: dict[str, BackboneConfig] = {
         4,
         depth=NestedDepthConfig(prelude=1, coda=1, high_layers=1, loops=2, start="input"),
     ),
+    "whole nested": backbone_config("whole", depth=NestedDepthConfig(loops=2)),
+    "whole nested groups": backbone_config("whole", 3, depth=NestedDepthConfig(high_layers=1)),
+    "whole in part": backbone_config("whole gdn attn+whole", 3, canon="A"),
     "normed loops": backbone_config("attn", depth=LoopedDepthConfig(loops=2, norm_output=True)),
     "looped hybrid": backbone_config(
         "gdn mamba2 attn", 3, depth=LoopedDepthConfig(prelude=1, loops=2, injection="none")
@@ -353,6 +363,12 @@ VARYING = [
 ]
 """Cases whose tokens run different numbers of loops: what runs depends on what is read."""
 
+
+CAUSAL_BACKBONES = [
+    name
+    for name, config in BACKBONE_CASES.items()
+    if all(getattr(mixer, "causal", True) for mixer in config.mixers.values())
+]
 
 # Ways to read a row in pieces: the length of each.
 PIECES = st.sets(st.integers(1, LENGTH - 1)).map(

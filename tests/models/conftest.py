@@ -10,6 +10,8 @@ from models.backbone import Backbone
 from models.mixer import Mixer
 from tests.models.cases import (
     BACKBONE_CASES,
+    CAUSAL_BACKBONES,
+    CAUSAL_MIXERS,
     MIXER_CASES,
     PACKINGS,
     build_backbone,
@@ -30,9 +32,21 @@ def mixer(request: pytest.FixtureRequest) -> Mixer:
     return build_mixer(MIXER_CASES[request.param])
 
 
+@pytest.fixture(params=CAUSAL_MIXERS, ids=lambda case: case.replace(" ", "_"))
+def causal_mixer(request: pytest.FixtureRequest) -> Mixer:
+    """Each mixer that has a past and a state."""
+    return build_mixer(MIXER_CASES[request.param])
+
+
 @pytest.fixture(params=BACKBONE_CASES, ids=lambda case: case.replace(" ", "_"))
 def backbone(request: pytest.FixtureRequest) -> Backbone:
     """Each backbone in turn, in float64, with random weights everywhere."""
+    return build_backbone(BACKBONE_CASES[request.param])
+
+
+@pytest.fixture(params=CAUSAL_BACKBONES, ids=lambda case: case.replace(" ", "_"))
+def causal_backbone(request: pytest.FixtureRequest) -> Backbone:
+    """Each backbone that has a past and a state."""
     return build_backbone(BACKBONE_CASES[request.param])
 
 

@@ -173,3 +173,22 @@ def parallel_moba(
 
 
 STAND_INS |= {"parallel_nsa": parallel_nsa, "parallel_moba": parallel_moba}
+
+
+def varlen_by_loop(
+    q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, _: Tensor, longest: int, __: int, **options
+) -> Tensor:
+    """Variable-length attention with flash-attn's arguments, a document at a time."""
+    repeats = q.shape[1] // k.shape[1]
+    outputs = []
+    for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        assert end - start <= longest
+        heads_first = (
+            q[start:end].transpose(0, 1),
+            k[start:end].repeat_interleave(repeats, dim=1).transpose(0, 1),
+            v[start:end].repeat_interleave(repeats, dim=1).transpose(0, 1),
+        )
+        is_causal = options["causal"]
+        out = torch.nn.functional.scaled_dot_product_attention(*heads_first, is_causal=is_causal)
+        outputs.append(out.transpose(0, 1))
+    return torch.cat(outputs)

@@ -30,7 +30,7 @@ from models.ops.convolution import short_convolution
 from models.ops.decay import decayed_attention
 from models.ops.delta import delta_rule, dplr, erase_write
 from tests.models.cases import PACKINGS
-from tests.models.stand_ins import STAND_INS
+from tests.models.stand_ins import STAND_INS, varlen_by_loop
 
 CPU = torch.device("cpu")
 HALF = torch.bfloat16
@@ -82,25 +82,6 @@ def forgetful() -> Iterator[None]:
     for kept in (kernels._running, kernels._reasons, kernels._flash):
         kept.clear()
     use_kernels(True)
-
-
-def varlen_by_loop(
-    q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, _: Tensor, longest: int, __: int, **options
-) -> Tensor:
-    """Variable-length causal attention with flash-attn's arguments, a document at a time."""
-    assert options["causal"]
-    repeats = q.shape[1] // k.shape[1]
-    outputs = []
-    for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-        assert end - start <= longest
-        heads_first = (
-            q[start:end].transpose(0, 1),
-            k[start:end].repeat_interleave(repeats, dim=1).transpose(0, 1),
-            v[start:end].repeat_interleave(repeats, dim=1).transpose(0, 1),
-        )
-        out = torch.nn.functional.scaled_dot_product_attention(*heads_first, is_causal=True)
-        outputs.append(out.transpose(0, 1))
-    return torch.cat(outputs)
 
 
 def test_bounds_follow_documents_and_rows() -> None:

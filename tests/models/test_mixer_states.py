@@ -14,8 +14,8 @@ from models.mixers.recurrent import RecurrentState
 from models.ops.twin import step_by_step
 from models.state import State
 from tests.models.cases import (
+    CAUSAL_MIXERS,
     LENGTH,
-    MIXER_CASES,
     PACKINGS,
     PIECES,
     ROUNDING,
@@ -23,6 +23,12 @@ from tests.models.cases import (
     segments_of,
     shared_mixer,
 )
+
+
+@pytest.fixture
+def mixer(causal_mixer: Mixer) -> Mixer:
+    """Each mixer that keeps a state."""
+    return causal_mixer
 
 
 def inputs(batch: int = 2, length: int = LENGTH) -> Tensor:
@@ -53,7 +59,7 @@ def alone(mixer: Mixer, *parts: Tensor) -> Tensor:
     return mixer(torch.cat(parts, dim=0)[None])[0][0]
 
 
-@pytest.mark.parametrize("case", MIXER_CASES)
+@pytest.mark.parametrize("case", CAUSAL_MIXERS)
 @settings(max_examples=12, deadline=None, derandomize=True, database=None)
 @given(sizes=PIECES, packing=st.sampled_from([None, *PACKINGS]), twin=st.booleans())
 def test_any_split_into_calls_equals_one_pass(

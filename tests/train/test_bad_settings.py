@@ -111,6 +111,19 @@ IMPOSSIBLE = [
     (["stages.0.schedule.decay=1.5"], r"stages\[0\].schedule.warmup=.* add up to at most 1"),
     (["stages.0.objective.chunk_size=0"], r"stages\[0\].objective.chunk_size=0"),
     (["stages.0.trainable=[heads]"], r"stages\[0\].trainable: the backbone has no part heads"),
+    (
+        ["backbone.mixers.attn.causal=false"],
+        r"stages\[0\].objective.fill=false: the backbone transformer is non-causal",
+    ),
+    (
+        ["backbone=trm", "backbone.mixers.attn.window=4"],
+        "backbone.mixers.attn: causal=false sees the whole document, but window=4",
+    ),
+    (["backbone=trm", "data.loss.question=1"], "data.loss.question=1.0: the backbone trm is non"),
+    (
+        ["backbone=hrm", "experiment=smoke"],
+        r"eval.budgets.traces=\[none, full\]: the backbone hrm is non-causal and fills answers in",
+    ),
     (["optim.lr=nan"], "optim.lr=nan must be a number above 0"),
     (["data.context=8"], "data.context=8 .* at least 16"),
     (["data.sources.direct.levels=[]"], r"data.sources.direct.levels=\[\]"),
