@@ -38,6 +38,7 @@ def draw_depth(rows: Sequence[DepthRow], graphs: Mapping[str, GraphCount], capti
         _draw_graphs(panels[1], graphs, styles(cases))
     said = "Small marks are single rounds, large ones are of medians. "
     said += "FLOPs are the model's, executed: loops without gradients count one pass, others three."
+    said += " Lines of graphs that coincide are drawn a little apart." if graphs else ""
     text = textwrap.fill(f"{caption}. {said}", 170)
     figure.supxlabel(text, fontsize=6.5, color=MUTED, x=0.01, ha="left")
     return figure
@@ -85,9 +86,10 @@ def _draw_pair(panel: Axes, pair: Pair, height: float, style: Style) -> None:
 
 
 def _draw_graphs(panel: Axes, graphs: Mapping[str, GraphCount], looks: Mapping[str, Style]) -> None:
-    """Lines that lie on one another are moved apart by a little, and end in their names."""
+    """Draw a line a case; those that lie on one another are moved apart by a little."""
+    top = max(max(found.graphs) for found in graphs.values()) + 1
     for place, (case, found) in enumerate(graphs.items()):
-        apart = 0.07 * (place - (len(graphs) - 1) / 2)
+        apart = 0.012 * top * (place - (len(graphs) - 1) / 2)
         look = looks[case]
         panel.plot(
             found.counts,
@@ -100,12 +102,12 @@ def _draw_graphs(panel: Axes, graphs: Mapping[str, GraphCount], looks: Mapping[s
             linewidth=1.1,
             label=case,
         )
-    panel.set_ylim(0, max(max(found.graphs) for found in graphs.values()) + 1)
+    panel.set_ylim(0, top)
     panel.yaxis.set_major_locator(MaxNLocator(integer=True))
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.set_ylabel("Graphs compiled so far", fontsize=7.5)
     _lay_out(panel, "Compiled blocks, loop count varying", "Loops of the training step, rising")
-    panel.legend(fontsize=7, frameon=False, loc="upper left")
+    panel.legend(fontsize=7, frameon=False, loc="best")
 
 
 def _lay_out(panel: Axes, title: str, below: str) -> None:

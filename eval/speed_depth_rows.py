@@ -130,8 +130,14 @@ def _graph_note(graphs: Mapping[str, GraphCount]) -> str:
         "Added: graphs that came at counts at which no kind of loop was new (the first, a later "
         "one, one before the gradient's window)."
     ]
-    for case, found in graphs.items():
-        told += [f"{case} breaks its graphs {n} times: {why}." for why, n in found.breaks.items()]
+    reasons = dict.fromkeys(why for found in graphs.values() for why in found.breaks)
+    for why in reasons:
+        broken = [
+            f"{case} {found.breaks[why]} times"
+            for case, found in graphs.items()
+            if why in found.breaks
+        ]
+        told.append(f"Graphs broken, {', '.join(broken)}: {why}.")
     return " ".join(told)
 
 
