@@ -1,4 +1,4 @@
-"""`python -m eval.speed`: training and decoding speed of backbones, and of mixers alone."""
+"""`python -m eval.speed`: speed of backbones, of mixers alone, and of loops beside layers."""
 
 import json
 import sys
@@ -15,54 +15,75 @@ from yaml import YAMLError
 from data.atomic import write_atomically
 from eval.machine import machine_facts, matmul_rate
 from eval.speed_backbones import BackboneSpeedConfig, measure_backbones
+from eval.speed_depth import DepthSpeedConfig, measure_depths
 from eval.speed_mixers import MixerSpeedConfig, measure_mixers
 from eval.terminal import console
 
-SpeedConfig = BackboneSpeedConfig | MixerSpeedConfig
-SUITES: dict[str, type[BackboneSpeedConfig] | type[MixerSpeedConfig]] = {
+SpeedConfig = BackboneSpeedConfig | MixerSpeedConfig | DepthSpeedConfig
+SUITES: dict[str, type[SpeedConfig]] = {
     "backbones": BackboneSpeedConfig,
     "mixers": MixerSpeedConfig,
+    "depth": DepthSpeedConfig,
 }
 HELP = """\
-Measure speed beside transformers' models of the same shape, where that is installed. Ours and its
-peer take turns; ratios are of medians of one run.
+Measure speed, each backbone or layer beside another: transformers' of the same shape, where that is
+installed, or a looped backbone's unlooped twin. They take turns; ratios are of medians of one run.
 
   python -m eval.speed
   python -m eval.speed precision=bf16 backbones=[transformer,gdn_hybrid] rounds=5
   python -m eval.speed suite=mixers threads=1
   python -m eval.speed suite=mixers mixers=[attn,gdn] lengths=[512,2048] most_seconds=5
+  python -m eval.speed suite=depth threads=1
 
-  suite=backbones|mixers    whole models in training and decoding; or each mixer's layer alone:
-                            forward, forward+backward and decoding time and peak memory against
-                            sequence length, on CUDA also the cost of going through our dispatch
+  suite=backbones       whole models in training and decoding
+  suite=mixers          each mixer's layer alone: forward, forward+backward and decoding time and
+                        peak memory against sequence length, on CUDA also the cost of going through
+                        our dispatch
+  suite=depth           training FLOP/s of looped backbones over that of their unlooped twins of as
+                        many training FLOPs, and whether a loop count that varies compiles anew
 
-Of both suites:
+Of all suites:
   dim=256 head_dim=64       the shape
-  rounds=3                  turns after one to warm up
+  rounds=3                  turns after one to warm up (suite=depth: 5)
   precision=32|bf16         of training; decoding is float32
   threads=0                 CPU threads (0: torch's choice)
   device=cpu|cuda
   clock=wall|process        process is this program's own CPU time, for machines that are busy with
                             other work; it needs threads=1
+  output=PATH               runs/speed/speed.json, runs/speed/mixers.json or runs/speed/depth.json;
+                            mixers and depth also write tables as .md, rows as .csv and a picture
+                            as .png beside it
+
+Of suite=backbones and suite=mixers:
   peers=true                measure transformers' models too
   peer_chunk=256            chunk size of transformers' Mamba-2: 256 is its own default; on CPUs 64
                             is faster, and what ours uses
-  output=PATH               runs/speed/speed.json or runs/speed/mixers.json
+
+Of suite=backbones and suite=depth:
+  vocab_size=512            more of the shape
+  context=512 batch=8       tokens of a training step (suite=depth: batch=4)
 
 Of suite=backbones:
   backbones=[...]   of transformer, gdn_hybrid, mamba2_hybrid, gdn, looped, mamba2
-  layers=4 vocab_size=512   more of the shape
-  context=512 batch=8       tokens of a training step
+  layers=4          more of the shape
   prompt=16 new_tokens=64   what is decoded, greedily, at batch 1 and 8: ours in a loop over its
                             state, a peer through its own `generate`, both with the prompt read
 
-Of suite=mixers (it also writes the table as .md and .csv and a picture as .png beside the output):
+Of suite=mixers:
   mixers=[...]              of the registered ones; default all
   lengths=[512,1024,2048,4096,8192,16384]   tokens of a sequence, rising
   batch=1                   sequences
   new_tokens=16             decoded after each length, a turn
   most_seconds=10           a call predicted to take longer is skipped, and the table says so
   most_gigabytes=8          the same for its memory
+
+Of suite=depth:
+  cases=[...]               of attn_1x4, attn_2x4, gdn_hybrid_4x4 (layers x loops), window (prelude,
+                            core, coda; the gradient of the last two loops of four) and relaxed_1x4
+                            (low-rank weights of each loop's own)
+  compile=true              also time compiled blocks, and count their graphs over training steps of
+                            1, 2, ... loops; needs a C++ compiler and some minutes
+  loop_counts=8             how many loop counts
 """
 
 
@@ -77,13 +98,13 @@ def parse(arguments: Sequence[str]) -> SpeedConfig:
         config = OmegaConf.to_object(OmegaConf.merge(schema, given))
     except (OmegaConfBaseException, YAMLError) as error:
         raise ValueError(" ".join(str(error).split())) from error
-    assert isinstance(config, BackboneSpeedConfig | MixerSpeedConfig)
+    assert isinstance(config, SpeedConfig)
     config.validate()
     return config
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the verb; return its exit status, 1 where a mixer failed."""
+    """Run the verb; return its exit status, 1 where a mixer or a case failed."""
     if set(arguments) & {"-h", "--help", "help"}:
         print(HELP, end="")
         return 0
@@ -103,6 +124,8 @@ def main(arguments: Sequence[str]) -> int:
     to.print(f"{where}, load {facts['load_average']:.1f}, {peak / 1e9:,.0f} GFLOP/s in products")
     if isinstance(config, MixerSpeedConfig):
         measured = measure_mixers(config, where, to)
+    elif isinstance(config, DepthSpeedConfig):
+        measured = measure_depths(config, where, to)
     else:
         measured = measure_backbones(config, peak, to)
     machine = facts | {"matmul_flops_per_second": peak}

@@ -4,7 +4,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from eval.peers import PEERS, build_peer, matched_mlp, peers_installed
 from eval.speed_timing import check_settings, take_turns
 from models.backbone import Backbone
 from models.config import BackboneConfig
+from models.depth.draws import Draws
 from models.depth.looped import LoopedDepthConfig
 from models.mixers.attention import AttentionConfig
 from models.mixers.gated_delta import GatedDeltaNetConfig
@@ -85,15 +86,31 @@ def build_ours(name: str, config: BackboneSpeedConfig) -> Backbone:
     return Backbone(resolve(settings, config.vocab_size)).to(config.device)
 
 
-def training_step(model: nn.Module, config: BackboneSpeedConfig) -> Callable[[], Any]:
-    """Return a step: forward, loss, backward, AdamW; the same for ours and a peer."""
+class StepSettings(Protocol):
+    """What a training step needs of a suite's settings."""
+
+    vocab_size: int
+    context: int
+    batch: int
+    precision: str
+    device: str
+
+
+def training_step(
+    model: nn.Module, config: StepSettings, draws: Draws | None = None
+) -> Callable[..., None]:
+    """Return a step: forward, loss, backward, AdamW; the same for ours and a peer.
+
+    The step may be called with a loop count. With `draws` it differentiates what the depth says, as
+    the trainer's steps do; without, every loop.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     shape = (config.batch, config.context + 1)
     tokens = torch.randint(0, config.vocab_size, shape, device=config.device)
 
-    def step() -> None:
+    def step(loops: int | None = None) -> None:
         with torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16"):
-            logits = _logits(model, tokens[:, :-1])
+            logits = _logits(model, tokens[:, :-1], draws, loops)
         F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten()).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -102,9 +119,9 @@ def training_step(model: nn.Module, config: BackboneSpeedConfig) -> Callable[[],
     return step
 
 
-def _logits(model: nn.Module, tokens_BT: Tensor) -> Tensor:
+def _logits(model: nn.Module, tokens_BT: Tensor, draws: Draws | None, loops: int | None) -> Tensor:
     if isinstance(model, Backbone):
-        output = model(tokens_BT)
+        output = model(tokens_BT, loops=loops, draws=draws)
         return output.readout(output.hidden_BTD)
     return model(input_ids=tokens_BT, use_cache=False).logits
 

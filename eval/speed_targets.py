@@ -31,16 +31,16 @@ def judge(
     for mixer, least in FASTER.items():
         ratio = _ratio(_training(rows, mixer, "peer"), _training(rows, mixer, "ours"), "median")
         what = f"{mixer}: times faster than transformers at {LENGTH}, forward + backward"
-        verdicts.append(_verdict(what, ratio, least, at_least=True))
+        verdicts.append(verdict(what, ratio, least, at_least=True))
     for mixer, most in SMALLER.items():
         ratio = _ratio(_training(rows, mixer, "ours"), _training(rows, mixer, "peer"), "peak_bytes")
         what = f"{mixer}: peak memory over transformers' at {LENGTH}, forward + backward"
-        verdicts.append(_verdict(what, ratio, most, at_least=False))
+        verdicts.append(verdict(what, ratio, most, at_least=False))
     for mixer in (name for name, who, _ in rows.lines() if who == "ours" and name in linear):
         verdicts.append(_flatness(rows, mixer))
     for name, found in kernels.items():
         what = f"{name}: our dispatch over the kernel called directly"
-        verdicts.append(_verdict(what, found["ratio"], OVERHEAD, at_least=False))
+        verdicts.append(verdict(what, found["ratio"], OVERHEAD, at_least=False))
     return verdicts
 
 
@@ -60,10 +60,11 @@ def _flatness(rows: Rows, mixer: str) -> dict[str, Any]:
     ratio = _ratio(long, _training(rows, mixer, "ours"), "microseconds")
     far = str(longest) if longest > LENGTH else "a longer length"
     what = f"{mixer}: time for a token at {far} over that at {LENGTH}, forward + backward"
-    return _verdict(what, ratio, FLAT, at_least=False)
+    return verdict(what, ratio, FLAT, at_least=False)
 
 
-def _verdict(what: str, figure: float | None, bound: float, at_least: bool) -> dict[str, Any]:
+def verdict(what: str, figure: float | None, bound: float, at_least: bool) -> dict[str, Any]:
+    """Judge one figure by its bound."""
     reached = None
     if figure is not None:
         reached = figure >= bound if at_least else figure <= bound
@@ -81,7 +82,11 @@ def target_lines(verdicts: Sequence[Mapping[str, Any]]) -> list[str]:
     words = {True: "reached", False: "MISSED", None: "not measured"}
     return [
         f"{words[v['reached']]}: {v['what']}: "
-        + ("" if v["figure"] is None else f"{v['figure']:.2f}, ")
+        + ("" if v["figure"] is None else f"{_said(v['figure'])}, ")
         + f"target {v['direction']} {v['bound']:g}"
         for v in verdicts
     ]
+
+
+def _said(figure: float) -> str:
+    return f"{figure}" if isinstance(figure, int) else f"{figure:.2f}"

@@ -12,7 +12,7 @@ PRECISIONS = ("32", "bf16")
 
 
 def check_settings(settings: Mapping[str, Any], may_be_zero: tuple[str, ...] = ()) -> None:
-    """Raise ValueError on what both suites refuse: sizes below 1, an unknown word."""
+    """Raise ValueError on what all suites refuse: sizes below 1, an unknown word."""
     for name, value in settings.items():
         least = 0 if name in ("threads", *may_be_zero) else 1
         if type(value) is int and value < least:

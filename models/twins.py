@@ -10,6 +10,7 @@ What the loops add (injections, relaxations) is matched by the feed-forward widt
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -22,11 +23,11 @@ TWINS = ("none", "params", "flops", "depth")
 TOLERANCE = 0.02
 """Largest relative distance between a backbone and its twin."""
 LENGTH = 256
-"""Tokens of the document that training FLOPs are compared on."""
+"""Tokens of the document that training FLOPs are compared on, unless others are asked for."""
 
 
-def twin_of(config: BackboneConfig, match: str) -> BackboneConfig:
-    """Return the twin of a resolved backbone.
+def twin_of(config: BackboneConfig, match: str, length: int = LENGTH) -> BackboneConfig:
+    """Return the twin of a resolved backbone; FLOPs are matched on documents of `length` tokens.
 
     Raises:
         ValueError: where there is nothing to match, or no width comes within 2%.
@@ -45,15 +46,15 @@ def twin_of(config: BackboneConfig, match: str) -> BackboneConfig:
     twin = _unlooped(config, order, match)
     if match == "depth":
         return twin
-    size = _parameters if match == "params" else training_flops
+    size = _parameters if match == "params" else partial(training_flops, length=length)
     return _matched(twin, size, size(original), match)
 
 
-def training_flops(backbone: Backbone) -> float:
+def training_flops(backbone: Backbone, length: int = LENGTH) -> float:
     """FLOPs of training on one document: three forward passes but where no gradient is asked."""
     loops = backbone.depth.default_loops
-    forward = backbone.prefill_cost(LENGTH, loops, readouts=LENGTH).flops
-    return 3 * forward - 2 * backbone.depth.forward_only_cost(LENGTH, loops).flops
+    forward = backbone.prefill_cost(length, loops, readouts=length).flops
+    return 3 * forward - 2 * backbone.depth.forward_only_cost(length, loops).flops
 
 
 def _parameters(backbone: Backbone) -> float:

@@ -91,9 +91,13 @@ class LoopCosts(Depth):
 
     def forward_only_cost(self, length: int, loops: int, window: int | None = None) -> Cost:
         """Cost of those loops of a training step that are not differentiated."""
-        blocks = [self.block(layer).prefill_cost(length) for layer in self.core]
         before = loops_before(window or self.config.gradient_loops, loops)
-        return before * total(blocks)
+        if not before:
+            return Cost()
+        blocks = [self.block(layer).prefill_cost(length) for layer in self.core]
+        every = self.injection.leave_flops + self.relaxation.flops
+        between = before * every + (before - self.from_entry) * self.injection.flops
+        return before * total(blocks) + Cost(flops=length * between)
 
     def finish_cost(self, length: int) -> Cost:
         """Cost of the coda."""

@@ -203,6 +203,17 @@ class LoopSettings(DepthConfig):
                 f"depth.gradient_loops={window} must be at least 1: without a loop that is "
                 "differentiated the group never learns"
             )
+        if self.order == "sequence":
+            raise ValueError(
+                f"depth.gradient_loops={window} is a window over loops of whole groups, but "
+                "depth.order=sequence repeats single layers: set gradient_loops=null"
+            )
+        if (self.injection, self.start) == ("none", "input"):
+            raise ValueError(
+                f"depth.gradient_loops={window} cuts off all that comes before the loops, since "
+                "depth.injection=none lets the input in through depth.start=input alone: choose an "
+                "injection, or set gradient_loops=null"
+            )
         most = self.most_loops
         if most is not None and window > most:
             raise ValueError(

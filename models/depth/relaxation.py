@@ -118,7 +118,7 @@ class LowRankRelaxation(Relaxation):
 
     def __init__(self, blocks: Sequence[Block], dim: int, loops: int, rank: int) -> None:
         super().__init__(blocks, dim, loops, rank)
-        self.loop = 0
+        self.place: Tensor | None = None
         self.down, self.up = nn.ParameterList(), nn.ParameterList()
         for linear in relaxed_layers(blocks):
             self.down.append(torch.empty(loops, rank, linear.in_features))
@@ -142,11 +142,14 @@ class LowRankRelaxation(Relaxation):
 
     def choose(self, loop: int) -> None:
         """Take the changes of a loop, or of the last that has any."""
-        self.loop = min(loop, self.loops - 1)
+        # A tensor, not a number: a compiled block would be compiled anew for each number.
+        own = min(loop, self.loops - 1)
+        self.place = torch.full((1,), own, device=self.down[0].device)
 
     def change(self, index: int, x: Tensor, output: Tensor) -> Tensor:
         """Add the current loop's change to what a layer made of x."""
-        down, up = self.down[index][self.loop], self.up[index][self.loop]
+        assert self.place is not None
+        down, up = (x[index].index_select(0, self.place)[0] for x in (self.down, self.up))
         waist = nn.functional.linear(x, down.to(output.dtype))
         return output + nn.functional.linear(waist, up.to(output.dtype))
 

@@ -53,6 +53,14 @@ def test_a_flops_twin_costs_as_much_to_train(case: str) -> None:
     assert training_flops(twin) == pytest.approx(training_flops(original), rel=TOLERANCE)
 
 
+def test_a_flops_twin_is_matched_at_the_length_asked_for() -> None:
+    """A loop without a gradient costs attention once, its twin three times: length matters."""
+    config = replace(wide("all"), depth=LoopedDepthConfig(loops=4, gradient_loops=1))
+    original, twin = Backbone(config), Backbone(twin_of(config, "flops", length=32))
+    assert training_flops(twin, 32) == pytest.approx(training_flops(original, 32), rel=TOLERANCE)
+    assert training_flops(twin, 512) > 1.1 * training_flops(original, 512)
+
+
 def test_settings_of_a_layer_follow_it() -> None:
     config = replace(LOOPED["all"], overrides={"1": {"window": 4}})
     twin = twin_of(config, "depth")
