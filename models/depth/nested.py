@@ -3,9 +3,10 @@
     l <- f(l + h + e)    L times, then    h <- g(h + l)        H times;   y = coda(h)
 
 Where f and g are the same layers it is the tiny recursive model (TRM, arXiv 2510.04871), where they
-are two groups the hierarchical one (HRM, arXiv 2506.21734). Both normalise after the residual and
-see the whole puzzle at once; here blocks are pre-norm, each sum is normalised before it is read,
-and all is causal, so that it may generate. No state is carried from one training step to the next.
+are two groups the hierarchical one (HRM, arXiv 2506.21734). Both normalise after the residual
+(`backbone.norm_place=post`) and see the whole puzzle at once; here each sum is normalised before it
+is read, and all is causal, so that it may generate. No state is carried from one training step to
+the next.
 
 Legend: B batch, T time, D width.
 """

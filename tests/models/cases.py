@@ -49,6 +49,7 @@ from models.mixers.rwkv7 import RWKV7Config
 from models.mlps.listing import MLPS
 from models.mlps.moe import MoEConfig
 from models.mlps.relu2 import ReLU2Config
+from models.residual import NORM_PLACES
 
 SITE = Site(dim=16, head_dim=4, layer=1, num_layers=3)
 LENGTH = 21
@@ -249,6 +250,24 @@ BACKBONE_CASES: dict[str, BackboneConfig] = {
     "shared values": backbone_config("gdn 3*rwkv7 rwkv7+attn", 5, mlp=ReLU2Config(), canon="C"),
     "overridden": backbone_config(
         "attn gdn", 3, overrides={"0": {"window": 4, "mlp": "none"}, "2": {"mlp": "relu2"}}
+    ),
+    **{
+        f"norm {place}": backbone_config("gdn attn", norm_place=place)
+        for place in NORM_PLACES
+        if place != "pre"
+    },
+    "norm post canon": backbone_config("gdn attn", canon="ACD", norm_place="post"),
+    "norm post looped mixers": backbone_config(
+        "gdn attn",
+        norm_place="post",
+        depth=LoopedDepthConfig(loops=2, part="mixer", order="sequence", injection="none"),
+    ),
+    "norm sandwich moe": backbone_config("attn+gdn", mlp=MoEConfig(), norm_place="sandwich"),
+    "norm sandwich_res looped": backbone_config(
+        "gdn attn",
+        4,
+        norm_place="sandwich_res",
+        depth=LoopedDepthConfig(prelude=1, coda=1, loops=3, injection="concat", start="noise"),
     ),
     # One layout for each pair of families: softmax, decayed, delta rule, sparse, memory.
     **{
