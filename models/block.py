@@ -1,4 +1,4 @@
-"""A block: norm, mixer, residual; norm, feed-forward network, residual.
+"""A block: norm, mixer, residual; norm, feed-forward network, residual; or norms elsewhere.
 
 Legend: B batch, T time, D width.
 """
@@ -15,13 +15,14 @@ from .cost import Cost
 from .layers import RMSNorm, parameter_bytes
 from .mixer import Mixer
 from .mlps.mlp import MLP
+from .residual import Residual, norm_at
 
 Shared = dict[str, Any]
 """What layers hand on to later layers, or loops, of one forward pass (see `Mixer.shares`)."""
 
 
 class Block(nn.Module):
-    """Pre-norm residual block (arXiv 2002.04745) around any mixer.
+    """Residual block around any mixer.
 
     Args:
         mixer: moves information along time.
@@ -29,24 +30,40 @@ class Block(nn.Module):
         mlp: mixes channels; None is a block of the mixer alone.
         canon: places of residual convolutions, some of "ACD" (see `models.canon`).
         canon_width: tokens that their filters span.
+        norm_place: where norms stand: pre, post, sandwich or sandwich_res (see `models.residual`).
     """
 
     def __init__(
-        self, mixer: Mixer, dim: int, mlp: MLP | None, canon: str = "", canon_width: int = 4
+        self,
+        mixer: Mixer,
+        dim: int,
+        mlp: MLP | None,
+        canon: str = "",
+        canon_width: int = 4,
+        norm_place: str = "pre",
     ) -> None:
         super().__init__()
-        self.mixer_norm = RMSNorm(dim)
+        self.mixer_norm = norm_at("read", norm_place, dim)
         self.mixer = mixer
-        self.mlp_norm = RMSNorm(dim) if mlp else None
+        self.mixer_residual = Residual(dim, norm_place)
+        self.mlp_norm = norm_at("read", norm_place, dim) if mlp else None
         self.mlp = mlp
+        self.mlp_residual = Residual(dim, norm_place) if mlp else None
         places = canon if mlp else canon.replace("C", "").replace("D", "")
         self.canon = Canon(places, canon_width, dim, mlp.inner_width if mlp else 0)
+        self._reset_residuals()
 
     def reset_parameters(self) -> None:
         """Draw all weights anew."""
         for part in (self.mixer_norm, self.mixer, self.mlp_norm, self.mlp, self.canon):
             if part is not None:
                 part.reset_parameters()
+        self._reset_residuals()
+
+    def _reset_residuals(self) -> None:
+        self.mixer_residual.reset_parameters(self.mixer)
+        if self.mlp is not None and self.mlp_residual is not None:
+            self.mlp_residual.reset_parameters(self.mlp)
 
     def forward(
         self,
@@ -67,13 +84,14 @@ class Block(nn.Module):
         inner_state = state.mixer if tails is not None else state
         at = partial(self.canon.apply_at, segments_BT=segments_BT, tails=tails)
         given = (shared,) if self.mixer.shares else ()
-        normed_BTD = at("A", self.mixer_norm(x_BTD))
         mix = self.mixer if mix is None else mix
-        mixed_BTD, inner_state = mix(normed_BTD, segments_BT, inner_state, *given)
-        x_BTD = x_BTD + mixed_BTD
-        if feed and self.mlp is not None and self.mlp_norm is not None:
+        read_BTD = at("A", _normed(self.mixer_norm, x_BTD))
+        mixed_BTD, inner_state = mix(read_BTD, segments_BT, inner_state, *given)
+        x_BTD = self.mixer_residual(x_BTD, mixed_BTD)
+        if feed and self.mlp is not None and self.mlp_residual is not None:
             inner = partial(at, "D") if "D" in self.canon.convolutions else None
-            x_BTD = x_BTD + self.mlp(at("C", self.mlp_norm(x_BTD)), segments_BT, inner)
+            made_BTD = self.mlp(at("C", _normed(self.mlp_norm, x_BTD)), segments_BT, inner)
+            x_BTD = self.mlp_residual(x_BTD, made_BTD)
         return x_BTD, inner_state if tails is None else CanonState(inner_state, tails)
 
     def init_state(
@@ -99,8 +117,13 @@ class Block(nn.Module):
         """All but the mixer: norms, convolutions, the feed-forward network (where it is run)."""
         own = self.canon.each()
         canon = [part for place, part in own.items() if feed or place == "A"]
-        norms = [self.mixer_norm, self.mlp_norm if feed else None]
+        norms = [self.mixer_norm, self.mixer_residual]
+        norms += [self.mlp_norm, self.mlp_residual] if feed else []
         weights = sum(parameter_bytes(part) for part in (*norms, *canon) if part is not None)
         flops = sum(part.flops for part in canon)
         rest = Cost(flops, weights, 4 * self.canon.state_size, serial_steps=1)
         return rest + self.mlp.cost() if feed and self.mlp is not None else rest
+
+
+def _normed(norm: RMSNorm | None, x_BTD: Tensor) -> Tensor:
+    return x_BTD if norm is None else norm(x_BTD)

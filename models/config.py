@@ -35,6 +35,8 @@ class BackboneConfig:
         canon: places of residual causal convolutions in every block, some of "ACD" (B is the
             mixers' own conv_width): before the mixer, before and inside the feed-forward network.
         canon_width: tokens that those convolutions span.
+        norm_place: where the norms of every block stand: pre, post, sandwich or sandwich_res; see
+            `models.residual`.
         depth: how often which blocks run.
         latent: how it thinks without words.
         mlp_hidden: hidden width of the feed-forward networks; null derives it: from
@@ -56,6 +58,7 @@ class BackboneConfig:
     mlp: MLPConfig = field(default_factory=SwiGLUConfig)
     canon: str = ""
     canon_width: int = 4
+    norm_place: str = "pre"
     depth: DepthConfig = field(default_factory=FixedDepthConfig)
     latent: LatentConfig = field(default_factory=NoLatentConfig)
     mlp_hidden: int | None = None

@@ -39,6 +39,13 @@ def init_output(linear: nn.Linear) -> None:
     linear.weight.zero_()
 
 
+def draw_outputs(module: nn.Module) -> None:
+    """Draw a module's output projections (linear layers named `output`) as inner weights are."""
+    for name, part in module.named_modules():
+        if name.split(".")[-1] == "output" and isinstance(part, nn.Linear):
+            init_linear(part)
+
+
 def parameter_bytes(module: nn.Module) -> int:
     """Bytes of a module's weights when each is read once, float32."""
     return 4 * sum(p.numel() for p in module.parameters())

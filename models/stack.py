@@ -79,7 +79,8 @@ def _build_block(config: BackboneConfig, place: _Place) -> Block:
     _check_changes(config, place, changes)
     mixers = [_build_mixer(config, place, part, changes) for part in place.layer.parts]
     mixer = mixers[0] if len(mixers) == 1 else Parallel(mixers, config.dim)
-    return Block(mixer, config.dim, mlp, config.canon, config.canon_width)
+    canon = (config.canon, config.canon_width)
+    return Block(mixer, config.dim, mlp, *canon, norm_place=config.norm_place)
 
 
 def _check_changes(config: BackboneConfig, place: _Place, changes: dict[str, Any]) -> None:

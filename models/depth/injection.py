@@ -3,7 +3,8 @@
     x_r = enter(norm(s_{r-1}), e)       s_r = leave(s_{r-1}, core(x_r))       h_R = finish(s_R)
 
 For all but the lanes the state s is the hidden state itself, and `leave` returns what the core
-made. Without recall of the input e, a deep loop forgets it (arXiv 2202.05826).
+made, to which the residual adds. Without recall of the input e, a deep loop forgets it (arXiv
+2202.05826).
 
 Legend: B batch, T time, D width, N lanes.
 """
@@ -195,6 +196,38 @@ class GatedInjection(Injection):
         return 1.0
 
 
+class ResidualInjection(Injection):
+    """The loop keeps a share of its state: `s_r = core(s_{r-1}) + rho s_{r-1}` (LT2, 2605.20670).
+
+    The core reads the state alone. rho is one learned weight for each channel and begins at 0, so
+    that the loop begins as one without injection. The first loop adds rho times what the loops
+    start from, which is nothing where that is zeros. The paper learns a rho for each loop; one for
+    all serves any count.
+    """
+
+    def __init__(self, dim: int, from_entry: bool) -> None:
+        super().__init__(dim, from_entry)
+        self.rho = nn.Parameter(torch.empty(dim))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Begin without."""
+        self.rho.zero_()
+
+    def enter(self, state: Tensor, entry_BTD: Tensor) -> Tensor:
+        """Return the state."""
+        return state
+
+    def leave(self, state: Tensor, made_BTD: Tensor) -> Tensor:
+        """Add a share of the state before the loop."""
+        return made_BTD + self.rho.to(state.dtype) * state
+
+    def spectral_bound(self) -> float | None:
+        """The largest `|1 + rho|`: around a core that changes nothing, as a new one."""
+        return float((1 + self.rho.detach()).abs().max())
+
+
 class LaneInjection(Injection):
     """Hyper-connections over loops: N states, of which the core reads a mixture.
 
@@ -258,5 +291,6 @@ INJECTIONS: dict[str, type[Injection]] = {
     "concat": ConcatInjection,
     "diagonal": DiagonalInjection,
     "gate": GatedInjection,
+    "residual": ResidualInjection,
     "lanes": LaneInjection,
 }

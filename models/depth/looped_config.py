@@ -33,8 +33,8 @@ class LoopSettings(DepthConfig):
         part: what of a layer is run again: the whole block, or its mixer, with the feed-forward
             network run once, after the last (then `order` is sequence).
         start: what the loops start from: input, zeros, noise (like the embeddings') or learned.
-        injection: how the prelude's output enters each loop: none, add, concat, diagonal, gate or
-            lanes.
+        injection: how the prelude's output enters each loop: none, add, concat, diagonal, gate,
+            residual (the state before the loop is added after it) or lanes.
         norm: RMS-normalise the prelude's output, and the state between loops.
         norm_output: RMS-normalise what each loop makes, the last one too.
         relaxation: what tells loops apart: none, scale, adaln or lora.

@@ -5,8 +5,8 @@
 Where f and g are the same layers it is the tiny recursive model (TRM, arXiv 2510.04871), where they
 are two groups the hierarchical one (HRM, arXiv 2506.21734). Both see the whole puzzle at once, as
 attention with `causal=false` does here; with causal mixers the loops may generate. Both normalise
-after the residual; here blocks are pre-norm, and each sum is normalised before it is read. No state
-is carried from one training step to the next.
+after the residual (`backbone.norm_place=post`); here each sum is also normalised before it is read.
+No state is carried from one training step to the next.
 
 Legend: B batch, T time, D width.
 """

@@ -7,18 +7,15 @@ here.
 import copy
 import itertools
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from models.backbone import Backbone
-from models.config import BackboneConfig, backbone_from_dict
+from models.config import BackboneConfig
 from models.depth.injection import INJECTIONS
 from models.depth.listing import DEPTHS
 from models.depth.looped import LoopedDepthConfig
@@ -30,7 +27,6 @@ from models.latent.listing import LATENTS
 from models.layout import parse_layout
 from models.mixer import Mixer, MixerConfig, Site
 from models.mixers.attention import AttentionConfig
-from models.mixers.block_sparse import BlockSparseConfig
 from models.mixers.delta_product import GatedDeltaProductConfig
 from models.mixers.deltanet import DeltaNetConfig
 from models.mixers.gated_delta import GatedDeltaNetConfig
@@ -50,11 +46,16 @@ from models.mixers.rwkv7 import RWKV7Config
 from models.mlps.listing import MLPS
 from models.mlps.moe import MoEConfig
 from models.mlps.relu2 import ReLU2Config
+from models.residual import NORM_PLACES
+from tests.models.published_cases import (
+    PUBLISHED,
+    VOCABULARY,
+    published,
+    small_chunks,
+)
 
 SITE = Site(dim=16, head_dim=4, layer=1, num_layers=3)
 LENGTH = 21
-CHUNK = 8
-VOCABULARY = 24
 ROUNDING = {"atol": 1e-10, "rtol": 1e-10}
 """How closely two float64 computations of the same mathematics agree."""
 
@@ -128,11 +129,6 @@ def documents(segments_BT: Tensor) -> Iterator[tuple[str, Tensor]]:
             yield f"document {document} of row {row}", mask
 
 
-def small_chunks(config: MixerConfig, chunk_size: int = CHUNK) -> MixerConfig:
-    """Shrink the chunks, where there are any, so that short sequences cross their borders."""
-    return replace(config, chunk_size=chunk_size) if hasattr(config, "chunk_size") else config
-
-
 MIXER_CASES: dict[str, MixerConfig] = {
     name: small_chunks(config)
     for name, config in ({kind: made() for kind, made in MIXERS.items()} | VARIANTS).items()
@@ -190,41 +186,6 @@ def backbone_config(layout: str = "attn", num_layers: int = 2, **changes: Any) -
     return BackboneConfig(**{**settings, **changes})
 
 
-PUBLISHED = (
-    *("qwen3_next", "olmo_hybrid", "kimi_linear", "nemotron_h", "falcon_h1", "minimax_01"),
-    *("rwkv7", "nsa", "moba", "zamba", "samba"),
-)
-CONFIGS = Path(__file__).parents[2] / "configs"
-
-
-def published(name: str) -> BackboneConfig:
-    """Return a published architecture of configs/, tiny: its whole layout once, few experts."""
-    plain: Any = OmegaConf.load(CONFIGS / "backbone" / f"{name}.yaml")
-    kinds = {key.split(".")[-1].removesuffix("_"): kind for key, kind in _choices(plain.defaults)}
-    own = OmegaConf.to_container(plain.backbone)
-    assert isinstance(own, dict)
-    mixers = own.setdefault("mixers", {})
-    for mixer in {kind for key, kind in kinds.items() if key not in ("/mlp", "/depth")}:
-        mixers[mixer] = {"kind": mixer, **mixers.get(mixer, {})}
-    if "/mlp" in kinds:
-        own["mlp"] = {"kind": kinds["/mlp"]}
-    layers = sum(int(term.split("*")[0]) if "*" in term else 1 for term in own["layout"].split())
-    tiny = {"dim": 16, "head_dim": 8, "mlp_hidden": 12, "vocab_size": VOCABULARY}
-    config = backbone_from_dict({**own, **tiny, "num_layers": layers})
-    mixers = {name: small_chunks(mixer) for name, mixer in config.mixers.items()}
-    for name, mixer in mixers.items():
-        if isinstance(mixer, BlockSparseConfig):
-            mixers[name] = replace(mixer, block_size=3)
-    return replace(config, mixers=mixers)
-
-
-def _choices(defaults: Any) -> Iterator[tuple[str, str]]:
-    """The group and the choice of each line of a defaults list."""
-    for line in defaults:
-        for key, kind in line.items():
-            yield key.removeprefix("override "), kind
-
-
 def adaptive(**settings: Any) -> LoopedDepthConfig:
     """A prelude, four loops, a gate; as the settings say otherwise."""
     return LoopedDepthConfig(**{"prelude": 1, "loops": 4, "halting": "gate", **settings})
@@ -262,6 +223,24 @@ BACKBONE_CASES: dict[str, BackboneConfig] = {
     "shared values": backbone_config("gdn 3*rwkv7 rwkv7+attn", 5, mlp=ReLU2Config(), canon="C"),
     "overridden": backbone_config(
         "attn gdn", 3, overrides={"0": {"window": 4, "mlp": "none"}, "2": {"mlp": "relu2"}}
+    ),
+    **{
+        f"norm {place}": backbone_config("gdn attn", norm_place=place)
+        for place in NORM_PLACES
+        if place != "pre"
+    },
+    "norm post canon": backbone_config("gdn attn", canon="ACD", norm_place="post"),
+    "norm post looped mixers": backbone_config(
+        "gdn attn",
+        norm_place="post",
+        depth=LoopedDepthConfig(loops=2, part="mixer", order="sequence", injection="none"),
+    ),
+    "norm sandwich moe": backbone_config("attn+gdn", mlp=MoEConfig(), norm_place="sandwich"),
+    "norm sandwich_res looped": backbone_config(
+        "gdn attn",
+        4,
+        norm_place="sandwich_res",
+        depth=LoopedDepthConfig(prelude=1, coda=1, loops=3, injection="concat", start="noise"),
     ),
     # One layout for each pair of families: softmax, decayed, delta rule, sparse, memory.
     **{

@@ -12,7 +12,7 @@ from torch import Tensor
 from models.backbone import Backbone
 from models.depth.count import LAWS, grown
 from models.depth.draws import Draws
-from models.depth.injection import INJECTIONS, DiagonalInjection
+from models.depth.injection import INJECTIONS, DiagonalInjection, ResidualInjection
 from models.depth.looped import LoopedDepth, LoopedDepthConfig
 from models.depth.relaxation import RELAXATIONS
 from tests.models.cases import (
@@ -60,7 +60,7 @@ def test_one_loop_is_the_plain_stack(layout: str, injection: str) -> None:
     plain.load_state_dict(named)
     expected = plain(read, PACKINGS["several"]).hidden_BTD
     actual = one(read, PACKINGS["several"]).hidden_BTD
-    if injection == "lanes":  # randomised, they weigh even one loop
+    if injection in ("residual", "lanes"):  # randomised, they weigh even one loop
         assert not torch.equal(actual, expected)
         depth_of(one).injection.reset_parameters()
         actual = one(read, PACKINGS["several"]).hidden_BTD
@@ -126,6 +126,22 @@ def test_concat_begins_as_no_injection() -> None:
     none.load_state_dict(concat.state_dict(), strict=False)
     depth_of(concat).injection.reset_parameters()
     torch.testing.assert_close(concat(read).hidden_BTD, none(read).hidden_BTD, **ROUNDING)
+
+
+@pytest.mark.parametrize("start", ["input", "zeros"])
+def test_a_residual_adds_the_state_before_each_loop(start: str) -> None:
+    backbone, read = looped("gdn", loops=2, start=start, injection="residual", norm=False), tokens()
+    depth = depth_of(backbone)
+    injection = depth.injection
+    assert isinstance(injection, ResidualInjection)
+    h = e = backbone.embedding(read)
+    h = h if start == "input" else torch.zeros_like(h)
+    for _ in range(2):
+        made = depth.blocks[1](depth.blocks[0](h, None)[0], None)[0]
+        h = made + injection.rho * h
+    torch.testing.assert_close(backbone(read).hidden_BTD, backbone.norm(h), **ROUNDING)
+    injection.reset_parameters()
+    assert torch.equal(injection.leave(e, made), made)
 
 
 # t5, t6: the gradient's window
@@ -289,5 +305,6 @@ def test_bounds_are_what_an_injection_does_to_a_state(injection: str) -> None:
         return
     one, two = torch.randn(2, 1, 4, 16, dtype=torch.float64)
     zero = torch.zeros(1, 4, 16, dtype=torch.float64)
-    moved = depth.injection.enter(one, zero) - depth.injection.enter(two, zero)
+    left = [depth.injection.leave(s, depth.injection.enter(s, zero)) for s in (one, two)]
+    moved = left[0] - left[1]
     assert (moved.norm(dim=-1) <= bound * (one - two).norm(dim=-1) * (1 + 1e-5)).all()

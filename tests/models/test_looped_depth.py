@@ -216,6 +216,11 @@ def test_a_looped_depth_refuses_no_loops() -> None:
         ({"rank": 0}, "depth.rank=0 must be at least 1"),
         ({"gradient_loops": 0}, "depth.gradient_loops=0 must be at least 1"),
         ({"gradient_loops": 5}, "depth.gradient_loops=5 is above the 4 loops"),
+        (
+            {"gradient_loops": 2, "order": "sequence", "injection": "none"},
+            "depth.order=sequence repeats single layers: set gradient_loops=null",
+        ),
+        ({"gradient_loops": 2, "injection": "none"}, "depth.gradient_loops=2 cuts off all that"),
     ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -8,7 +8,6 @@ from models.mixer import Mixer
 from models.mixers.listing import MIXERS
 from models.ops.twin import step_by_step
 from tests.models.cases import (
-    CHUNK,
     LENGTH,
     MIXER_CASES,
     PACKINGS,
@@ -17,8 +16,8 @@ from tests.models.cases import (
     build_mixer,
     documents,
     segments_of,
-    small_chunks,
 )
+from tests.models.published_cases import CHUNK, small_chunks
 
 
 def inputs(batch: int = 2, length: int = LENGTH, dtype: torch.dtype = torch.float64) -> Tensor:
