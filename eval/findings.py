@@ -12,6 +12,7 @@ from eval.mechanisms import Mechanisms, mechanisms
 from eval.metrics import cells, points, pooled
 from eval.palette import Style, styles
 from eval.runs import Run, combined_ledger, find_runs, read_runs
+from eval.twin_notes import twin_notes
 from eval.verdict import Verdict, verdicts
 
 MOST_SHOWN_ALONE = 12
@@ -68,7 +69,7 @@ class Findings:
         """Say, one sentence each, what a reader must know before comparing the runs."""
         grouped = [] if self.mechanisms is None else mechanism_notes(self.mechanisms)
         alone = [] if self.shows_groups_only else [*_pools(self), *_unmeasured(self.points)]
-        notes = [*grouped, *alone, *_unequal(self.runs, self.ledger)]
+        notes = [*grouped, *alone, *twin_notes(self.runs), *_unequal(self.runs, self.ledger)]
         if self.unevaluated:
             names = ", ".join(folder.name for folder in self.unevaluated)
             notes.append(f"Trained but not evaluated, so not shown: {names}.")
