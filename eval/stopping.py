@@ -9,10 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
+import numpy as np
 import polars as pl
 
 from eval.mechanism_tables import over_seeds
 from eval.runs import Run
+from eval.statistics import wilson
 from eval.table import Entry, Table
 from models.depth.stop import Stop
 
@@ -31,6 +33,7 @@ class Way:
         kind: fixed, oracle, or the name of a rule.
         number: loops, or the rule's number; 0 for the oracle.
         accuracy: share of right answers.
+        correct: right answers of all seeds, of the `asked`.
         flops: mean model FLOPs of a question.
         block_calls: mean block calls of a question.
         loops: mean loops at the positions that the answer was read out from.
@@ -44,6 +47,8 @@ class Way:
     kind: str
     number: float
     accuracy: Sequence[float]
+    correct: int
+    asked: int
     flops: Sequence[float]
     block_calls: Sequence[float]
     loops: Sequence[float]
@@ -123,6 +128,8 @@ def _way(who: str, task: str, kind: str, number: float, rows: pl.DataFrame) -> W
         kind,
         number,
         accuracy=[_mean(group, "correct") for group in seeds],
+        correct=int(rows["correct"].sum()),
+        asked=rows.height,
         flops=[_mean(group, "model_flops") for group in seeds],
         block_calls=[_mean(group, "block_calls") for group in seeds],
         loops=[_mean(group, "answer_loops") for group in seeds],
@@ -162,17 +169,19 @@ def stopping_tables(ways: Sequence[Way]) -> list[Table]:
 
 def _table(ways: Sequence[Way], task: str, backbone: str) -> Table:
     chosen = in_order([way for way in ways if (way.task, way.backbone) == (task, backbone)])
-    levels = sorted(chosen[0].by_level)
+    levels = ", ".join(map(str, sorted(chosen[0].by_level)))
+    seeds, asked = len(chosen[0].accuracy), chosen[0].asked
     return Table(
         title=f"When to stop: {backbone} on {task}",
         columns=[
-            *("Loops", "Accuracy (%)", "MFLOPs", "Block calls", "Loops at the answer"),
+            *("Loops", "Accuracy over seeds (%)", "95% of questions", "MFLOPs", "Block calls"),
+            "Loops at the answer",
             *("Rank correlation with the level", "with the need"),
         ],
         rows=[_row(way) for way in chosen],
-        note=f"Mean with the range over {len(chosen[0].accuracy)} seeds, of questions of levels "
-        f"{', '.join(map(str, levels))}. The need of a question is the fewest loops that answer it "
-        "right; the oracle runs just these. FLOPs count what a rule reads out.",
+        note=f"Mean with the range over {seeds} seeds, and the Wilson interval of all {asked:,} "
+        f"answers, to questions of levels {levels}. The need of a question is the fewest loops "
+        "that answer it right; the oracle runs just these. FLOPs count what a rule reads out.",
         names=1,
     )
 
@@ -182,12 +191,18 @@ def _row(way: Way) -> list[Entry]:
     return [
         Entry(way.name, tone),
         Entry(over_seeds(way.accuracy)),
+        Entry(_wilson(way)),
         Entry(f"{mean(way.flops) / 1e6:.2f}"),
         Entry(f"{mean(way.block_calls):.0f}"),
         Entry(f"{mean(way.loops):.2f}"),
         Entry(_correlation(way.with_level)),
         Entry(_correlation(way.with_need)),
     ]
+
+
+def _wilson(way: Way) -> str:
+    low, high = (100 * float(b[0]) for b in wilson(np.array([way.correct]), np.array([way.asked])))
+    return f"[{low:.1f}, {high:.1f}]"
 
 
 def _correlation(values: Sequence[float]) -> str:

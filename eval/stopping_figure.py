@@ -30,9 +30,7 @@ def draw_stopping(ways: Sequence[Way], trained_mean: float | None) -> Figure:
     _draw_spent(spent, ways, looks)
     keys = [
         Line2D([], [], color=INK, marker=".", lw=1, label="a fixed number of loops"),
-        Line2D(
-            [], [], color=INK, marker="*", ls="", ms=9, label="oracle: the fewest that are right"
-        ),
+        Line2D([], [], color=INK, marker="*", ls="", ms=9, label="oracle: the fewest needed"),
     ]
     caption = (
         "Means over seeds; bars are the range. Left: each rule at several of its numbers. Middle: "
