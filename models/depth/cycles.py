@@ -16,7 +16,9 @@ from .going import (
     Reuse,
     all_in_one,
     forget_ended,
+    in_any_process,
     of_equal_counts,
+    one_padding,
     put_states,
     take_states,
 )
@@ -102,7 +104,8 @@ class Cycles:
             self.active_BT = self.route.goes_on(loop, seen_BTD, self.active_BT)
         if not self.varies or (self.reuses and self.given.state is not None):
             return True  # the last: deeper memories are to hold what stopped, too
-        return bool(self.active_BT.any())
+        any_here = self.active_BT.any()
+        return in_any_process(any_here) if self.learns else bool(any_here)
 
     # What a loop does
 
@@ -127,7 +130,12 @@ class Cycles:
         """Run the active positions alone; the states of rows without any stay as they are."""
         given, calls = self.given, self.depth.calls_of(loop, self.asked.loops)
         if given.state is None:
-            groups = [all_in_one(self.active_BT, given.segments_BT)]
+            some = bool(self.active_BT.any())
+            groups = [
+                all_in_one(self.active_BT, given.segments_BT)
+                if some
+                else one_padding(self.active_BT)
+            ]
         else:
             groups = of_equal_counts(self.active_BT, given.segments_BT)
         for group in groups:

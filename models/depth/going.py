@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 
@@ -74,6 +75,23 @@ def of_equal_counts(active_BT: Tensor, segments_BT: Tensor | None) -> list[Group
         segments = None if segments_BT is None else segments_BT[rows_G[:, None], index_GM]
         groups.append(Group(rows_G, index_GM, segments, len(rows_G) == len(active_BT)))
     return groups
+
+
+def one_padding(active_BT: Tensor) -> Group:
+    """Put one position that isn't active into a group: what it makes is thrown away.
+
+    For a process without anything to run in a loop that others run: all must call the same blocks.
+    """
+    place_11 = torch.zeros(1, 1, dtype=torch.long, device=active_BT.device)
+    return Group(place_11[0], place_11, place_11 - 1, False, place_11 > 0)
+
+
+def in_any_process(here: Tensor) -> bool:
+    """Whether something holds in any of the processes that train together."""
+    if dist.is_available() and dist.is_initialized():
+        here = here.to(torch.int32)
+        dist.all_reduce(here, op=dist.ReduceOp.MAX)
+    return bool(here)
 
 
 def _in_order(active_BT: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from models.backbone import Backbone
 from models.block import Block
 from models.depth.draws import Draws
 from models.depth.looped import LoopedDepthConfig
-from models.depth.routing import best_of_documents
+from models.depth.routing import TokenPass, best_of_documents
 from models.routing import routers
 from tests.models.cases import (
     LENGTH,
@@ -95,6 +95,21 @@ def test_routers_learn() -> None:
     token(read, PACKINGS["several"], draws=DRAWS)
     (router,) = routers(token)
     assert router.load_E.sum() == read.numel(), "each token's choice is counted"
+
+
+def test_a_process_without_tokens_calls_the_blocks_that_others_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All choose one loop here, but another process goes on: nothing changes, all is called."""
+    backbone, read, called = looped(route="token"), tokens(), []
+    monkeypatch.setattr(TokenPass, "goes_on", lambda self, loop, hidden, active: active & False)
+    alone = backbone(read, PACKINGS["several"], draws=DRAWS).hidden_BTD
+    monkeypatch.setattr("models.depth.cycles.in_any_process", lambda here: True)
+    for block in backbone.depth.blocks:
+        assert isinstance(block, Block)
+        block.register_forward_hook(lambda *_: called.append(1))
+    beside = backbone(read, PACKINGS["several"], draws=DRAWS).hidden_BTD
+    assert torch.equal(alone, beside) and len(called) == 3 * len(backbone.depth.blocks)
 
 
 @pytest.mark.parametrize(
