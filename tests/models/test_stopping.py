@@ -137,7 +137,8 @@ def test_tokens_stop_where_their_rule_says(rule: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layout", "holes"), [("attn", "reuse"), ("attn", "skip"), ("gdn", "skip")]
+    ("layout", "holes"),
+    [("attn", "reuse"), ("attn", "skip"), ("gdn", "skip"), ("mamba2", "skip")],
 )
 def test_stopping_calls_fewer_blocks(layout: str, holes: str) -> None:
     """In a batch that decodes: what is run is what is counted, and the less, the more stop."""

@@ -23,6 +23,8 @@ from train.pretrain import pretrain
 
 ROOT = Path(__file__).parents[2]
 LOOPED = LoopedDepthConfig(loops=2, count="uniform", min_loops=1, max_loops=3)
+GATED = LoopedDepthConfig(loops=3, halting="gate")
+ROUTED = LoopedDepthConfig(loops=3, route="token")
 # What the verb needs to train something as small as `small_run` does.
 SMALL = (
     *("backbone.dim=16", "backbone.head_dim=8", "backbone.num_layers=1"),

@@ -14,7 +14,9 @@ from data.batch import Batch
 from data.corpus import Corpus
 from data.module import CorpusModule, StepRows
 from data.order import GlobalOrder
+from models.depth.looped import LoopedDepthConfig
 from tests.train.runs import (
+    GATED,
     LOOPED,
     SMALL,
     launch,
@@ -119,9 +121,15 @@ def test_validation_batches_share_one_denominator(corpus: Corpus) -> None:
     assert module(0).validation_batches() == []
 
 
+EXPERT = LoopedDepthConfig(loops=3, route="expert")
+
+
+@pytest.mark.parametrize("depth", [LOOPED, GATED, EXPERT], ids=["looped", "gated", "expert"])
 @pytest.mark.parametrize("accumulate", [2, 4])
-def test_accumulation_changes_no_loss(run_at: Callable[..., RunConfig], accumulate: int) -> None:
-    config = run_at(backbone=small_backbone(depth=LOOPED), optim=OptimConfig("adamw", lr=0.01))
+def test_accumulation_changes_no_loss(
+    run_at: Callable[..., RunConfig], accumulate: int, depth: LoopedDepthConfig
+) -> None:
+    config = run_at(backbone=small_backbone(depth=depth), optim=OptimConfig("adamw", lr=0.01))
     run = train(config)
     whole = metrics(run)
     shutil.rmtree(run)
@@ -142,23 +150,34 @@ def assert_equal_up_to_rounding(run: list[dict[str, str]], other: list[dict[str,
 
 EXACT = ("step", "stage", "learning_rate", "loops", "tokens", "seconds")
 
-DISTRIBUTED = (
-    *("experiment=smoke", *SMALL, "backbone=looped", "depth=looped"),
-    *("backbone.depth.loops=2", "backbone.depth.max_loops=3", "optim=adamw"),
+_SHORT = (
+    *("experiment=smoke", *SMALL, "optim=adamw"),
     *("trainer.max_steps=12", "trainer.checkpoint_every=4", "trainer.validate_every=4"),
     *("parallel.accelerator=cpu", "parallel.accumulate=2"),
 )
+DISTRIBUTED = (
+    *(*_SHORT, "backbone=looped", "depth=looped"),
+    *("backbone.depth.loops=2", "backbone.depth.max_loops=3"),
+)
+ROUTED = (*_SHORT, "backbone=mor", "backbone.depth.route=token", "backbone.num_layers=3")
 
 
 @pytest.mark.multiprocess
 @pytest.mark.timeout(300)
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "name", "loops"),
+    [(DISTRIBUTED, "looped", {"1", "2", "3"}), (ROUTED, "mor", {"3"})],
+    ids=["looped", "routed"],
+)
+def test_two_processes_train_as_one(
+    tmp_path: Path, command: tuple[str, ...], name: str, loops: set[str]
+) -> None:
     """Real ones over gloo; a loop of one leaves a norm without gradient, of which DDP must know."""
-    status, out, err = launch("train", *DISTRIBUTED, "parallel.devices=2", cwd=tmp_path)
+    status, out, err = launch("train", *command, "parallel.devices=2", cwd=tmp_path)
     assert status == 0, err
     (run,) = (tmp_path / "runs" / "smoke").iterdir()
     assert out == f"run: {run.relative_to(tmp_path)}\n"
-    assert err.count("training looped") == 1
+    assert err.count(f"training {name}") == 1
     names = {path.name for path in run.iterdir()}
     assert names == {
         *("checkpoints", "config.yaml", "corpus.json", "cost.json", "environment.json"),
@@ -168,9 +187,9 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     register_schemas()
     with initialize_config_module(config_module="configs", version_base="1.3"):
         place = [f"runs={tmp_path / 'alone'}", f"data.root={tmp_path / 'corpora'}"]
-        alone = pretrain(*to_config(compose("train", [*DISTRIBUTED, *place])))
+        alone = pretrain(*to_config(compose("train", [*command, *place])))
     assert alone.name == run.name
-    assert {row["loops"] for row in metrics(run)} == {"1", "2", "3"}
+    assert {row["loops"] for row in metrics(run)} == loops
     assert_equal_up_to_rounding(metrics(run), metrics(alone))
 
 

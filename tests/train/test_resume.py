@@ -15,7 +15,9 @@ from torch import Tensor
 
 from eval.checkpoint import checkpoints, read_checkpoint
 from tests.train.runs import (
+    GATED,
     LOOPED,
+    ROUTED,
     Killed,
     metrics,
     small_backbone,
@@ -29,6 +31,7 @@ from train.config import ParallelConfig, RunConfig
 from train.interrupts import Interrupted
 from train.lock import locked
 from train.module import PretrainModule
+from train.objective_config import ObjectiveConfig
 from train.optim import OptimConfig
 from train.schedule import ScheduleConfig
 from train.stage import StageConfig
@@ -40,6 +43,16 @@ CASES: dict[str, dict[str, Any]] = {
         "backbone": small_backbone(name="looped", depth=LOOPED),
         "parallel": ACCUMULATED,
     },
+    "gated, the gate alone last": {
+        "backbone": small_backbone(name="gated", depth=GATED),
+        "stages": [
+            StageConfig("loops", 6),
+            StageConfig(
+                "gate", objective=ObjectiveConfig(over="gate"), trainable=["depth.halting"]
+            ),
+        ],
+    },
+    "routed": {"backbone": small_backbone(name="routed", depth=ROUTED)},
     "two stages, adamw": {
         "stages": [
             StageConfig("head", 6, trainable=["head", "norm"]),
