@@ -36,6 +36,7 @@ class Way:
         correct: right answers of all seeds, of the `asked`.
         flops: mean model FLOPs of a question.
         block_calls: mean block calls of a question.
+        seconds: mean seconds of a question in its batch; empty where they weren't measured.
         loops: mean loops at the positions that the answer was read out from.
         by_level: the same at each level, a mean over seeds.
         with_level: rank correlation of these loops with the level; None where they don't vary.
@@ -51,6 +52,7 @@ class Way:
     asked: int
     flops: Sequence[float]
     block_calls: Sequence[float]
+    seconds: Sequence[float]
     loops: Sequence[float]
     by_level: dict[int, float]
     with_level: Sequence[float]
@@ -132,6 +134,7 @@ def _way(who: str, task: str, kind: str, number: float, rows: pl.DataFrame) -> W
         asked=rows.height,
         flops=[_mean(group, "model_flops") for group in seeds],
         block_calls=[_mean(group, "block_calls") for group in seeds],
+        seconds=[_mean(group, "batch_s") for group in seeds if group["batch_s"].null_count() == 0],
         loops=[_mean(group, "answer_loops") for group in seeds],
         by_level=dict(zip(levels["level"], levels["answer_loops"], strict=True)),
         with_level=[r for group in seeds for r in _ranked(group, "level")],
@@ -175,13 +178,14 @@ def _table(ways: Sequence[Way], task: str, backbone: str) -> Table:
         title=f"When to stop: {backbone} on {task}",
         columns=[
             *("Loops", "Accuracy over seeds (%)", "95% of questions", "MFLOPs", "Block calls"),
-            "Loops at the answer",
+            *("Batch ms", "Loops at the answer"),
             *("Rank correlation with the level", "with the need"),
         ],
         rows=[_row(way) for way in chosen],
         note=f"Mean with the range over {seeds} seeds, and the Wilson interval of all {asked:,} "
         f"answers, to questions of levels {levels}. The need of a question is the fewest loops "
-        "that answer it right; the oracle runs just these. FLOPs count what a rule reads out.",
+        "that answer it right; the oracle runs just these. FLOPs count what a rule reads out. "
+        "Batch ms: a question's share of its batch's time, on the machine as busy as it was.",
         names=1,
     )
 
@@ -194,6 +198,7 @@ def _row(way: Way) -> list[Entry]:
         Entry(_wilson(way)),
         Entry(f"{mean(way.flops) / 1e6:.2f}"),
         Entry(f"{mean(way.block_calls):.0f}"),
+        Entry(f"{1e3 * mean(way.seconds):.2f}" if way.seconds else "–"),
         Entry(f"{mean(way.loops):.2f}"),
         Entry(_correlation(way.with_level)),
         Entry(_correlation(way.with_need)),

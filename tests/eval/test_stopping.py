@@ -16,6 +16,7 @@ BASE: dict[str, Any] = {
     "budget_trace": "none",
     "beyond": False,
     "block_calls": 10,
+    "batch_s": 0.002,
 }
 
 
@@ -74,6 +75,7 @@ def test_ledgers_without_rules_have_nothing_to_say(ways: list[Any]) -> None:
 def test_tables_and_pictures_show_every_way(ways: list[Any], tmp_path: Path) -> None:
     (table,) = stopping_tables(ways)
     assert [row[0].text for row in table.rows] == [way.name for way in ways]
+    assert table.rows[0][5].text == "2.00", "milliseconds"
     assert "2 seeds" in table.note and "all 6 answers" in table.note
     assert frugal(ways[:3]).name == "3 loops"
     figure = draw_stopping(ways, trained_mean=2.0)
