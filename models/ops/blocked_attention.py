@@ -62,7 +62,7 @@ def _attend(
     out = torch.empty_like(v)
     for rows, columns in _blocks(q, visible, window):
         probabilities = _probabilities(q, k, visible, rows, columns)
-        torch.bmm(probabilities, v[:, columns], out=out[:, rows])
+        _write(out[:, rows], probabilities, v[:, columns])
         if kept is not None:
             kept.append(probabilities)
     return out
@@ -94,8 +94,16 @@ class _Blocks(torch.autograd.Function):
             dscores.sub_(along[:, rows]).mul_(probabilities)
             dv[:, columns].baddbmm_(probabilities.mT, gradient[:, rows])
             dk[:, columns].baddbmm_(dscores.mT, q[:, rows])
-            torch.bmm(dscores, k[:, columns], out=dq[:, rows])
+            _write(dq[:, rows], dscores, k[:, columns])
         return dq, dk, dv, None, None
+
+
+def _write(place: Tensor, left: Tensor, right: Tensor) -> None:
+    """Multiply into a slice; a compiler can't, it breaks the graph, and needs no such help."""
+    if torch.compiler.is_compiling():
+        place.copy_(torch.bmm(left, right))
+    else:
+        torch.bmm(left, right, out=place)
 
 
 def _blocks(q_XTK: Tensor, visible: Visible, window: int | None) -> list[tuple[slice, slice]]:

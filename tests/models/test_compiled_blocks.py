@@ -66,3 +66,15 @@ def test_torchs_own_path_is_one_graph(kind: str, learns: bool) -> None:
     compiled = torch.compile(lambda x: mixer(x, segments)[0], backend="eager", fullgraph=True)
     with torch.set_grad_enabled(learns):
         torch.testing.assert_close(compiled(x), mixer(x, segments)[0], atol=1e-5, rtol=1e-4)
+
+
+def test_attention_over_several_blocks_of_queries_is_one_graph() -> None:
+    """Products that are written into slices don't break it, and mean the same."""
+    mixer = build_mixer(MIXERS["attn"](), dtype=torch.float32)
+    x = torch.randn(2, 150, SITE.dim, requires_grad=True)
+    torch.compiler.reset()
+    compiled = torch.compile(lambda x: mixer(x)[0], backend="eager", fullgraph=True)
+    found = [
+        torch.autograd.grad(run(x).sin().sum(), x)[0] for run in (compiled, lambda x: mixer(x)[0])
+    ]
+    torch.testing.assert_close(*found)
