@@ -33,3 +33,11 @@ def document_positions(
     first_BT = starts.cummax(dim=1).values
     positions = time_T - first_BT
     return positions if start_B is None else positions + (first_BT == 0) * start_B[:, None]
+
+
+def row_means(x_BT: Tensor, segments_BT: Tensor | None) -> Tensor:
+    """Mean over the tokens of each row, padding left out, `[B]`: however rows are put together."""
+    if segments_BT is None:
+        return x_BT.mean(dim=1)
+    real_BT = (segments_BT >= 0).to(x_BT.dtype)
+    return (x_BT * real_BT).sum(dim=1) / real_BT.sum(dim=1).clamp(min=1)

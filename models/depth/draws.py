@@ -8,6 +8,7 @@ Legend: B batch.
 import hashlib
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -49,6 +50,14 @@ class Draws:
     def row_key(self, what: str, row: int) -> int:
         """A key of one row of the global batch, for one kind of draw."""
         return key_of(what, self.seed, self.stage, self.step, row)
+
+    def normal(self, what: str, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal numbers for the rows at hand, `[B, *shape]`, each row's own anywhere."""
+        rows = []
+        for row in self.own():
+            generator = torch.Generator().manual_seed(self.row_key(what, row))
+            rows.append(torch.randn(shape, generator=generator))
+        return torch.stack(rows)
 
     def own(self) -> list[int]:
         """Which rows of the global batch are at hand."""

@@ -61,11 +61,7 @@ class NoiseStart(Start):
         """Draw it, or return the one draw."""
         if draws is None:
             return self.fixed_D.to(entry_BTD.dtype).expand_as(entry_BTD)
-        noise = []
-        for row in draws.own():
-            generator = torch.Generator().manual_seed(draws.row_key("noise", row))
-            noise.append(torch.randn(entry_BTD.shape[1:], generator=generator).clamp_(-3, 3))
-        return torch.stack(noise).to(entry_BTD)
+        return draws.normal("noise", entry_BTD.shape[1:]).clamp_(-3, 3).to(entry_BTD)
 
 
 class LearnedStart(Start):
