@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 
 from .document import LossWeights
 from .split import problem_at, splittable
-from .task_list import TASKS
+from .task_list import find_task
 from .tasks.task import TRACES
-from .tokenizer import TokenizerConfig
+from .tokenizer import Tokenizer, TokenizerConfig, tokenizer_from_config
 
 MIN_CONTEXT = 16
 _SIZES = {
@@ -45,8 +45,7 @@ class SourceConfig:
         Raises:
             ValueError: one line with the key, its value and what is allowed.
         """
-        if self.task not in TASKS:
-            _refuse(f"{key}.task", self.task, f"one of {_listed(TASKS)}")
+        self._validate_task(f"{key}.task")
         if self.trace not in TRACES:
             _refuse(f"{key}.trace", self.trace, f"one of {_listed(TRACES)}")
         self._validate_levels(f"{key}.levels")
@@ -57,8 +56,14 @@ class SourceConfig:
         if self.dense and self._labels() is None:
             _refuse(f"{key}.dense", True, f"false: task {self.task} has no label at every symbol")
 
+    def _validate_task(self, key: str) -> None:
+        try:
+            find_task(self.task)
+        except ValueError as error:
+            raise ValueError(f"{key}={self.task!r} is not possible; {error}") from None
+
     def _validate_levels(self, key: str) -> None:
-        task = TASKS[self.task]
+        task = find_task(self.task)
         trained, beyond = _listed(task.levels), _listed(task.beyond)
         allowed = f"{task.lowest} to {task.highest} (trained on {trained}, beyond {beyond})"
         if not self.levels:
@@ -128,6 +133,15 @@ class DataConfig:
     def named_sources(self) -> list[tuple[str, SourceConfig]]:
         """Sources in their canonical order, by name; a source's id is its place here."""
         return sorted(self.sources.items())
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks of all sources, each once."""
+        return tuple(sorted({source.task for source in self.sources.values()}))
+
+    def build_tokenizer(self) -> Tokenizer:
+        """The tokenizer that the corpus is written with."""
+        return tokenizer_from_config(self.tokenizer, self.tasks)
 
     def _validate_loss(self) -> None:
         weights = vars(self.loss)

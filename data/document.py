@@ -13,9 +13,10 @@ import numpy as np
 
 from .roles import Role
 from .split import split_of, splittable
-from .task_list import TASKS
+from .task_list import find_task
 from .tasks.task import Problem
-from .tokenizer import END_THINK, EOS, MODES, THINK, Tokenizer, task_token
+from .tokenizer import Tokenizer
+from .vocabulary import END_THINK, EOS, MODES, THINK, task_token
 
 
 @dataclass
@@ -70,7 +71,7 @@ def pieces(problem: Problem, trace: str) -> list[tuple[str, Role]]:
     """The document cut where roles change; the texts, joined, are the document."""
     result = [(prompt_text(problem, trace), Role.QUESTION)]
     if trace != "none":
-        steps = " ".join(TASKS[problem.task].trace(problem, trace))
+        steps = " ".join(find_task(problem.task).trace(problem, trace))
         result.append((f" {steps} {END_THINK}", Role.TRACE))
     return [*result, (f" {problem.answer} {EOS}", Role.ANSWER)]
 

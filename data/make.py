@@ -110,12 +110,15 @@ def _make(config: DataConfig, folder: Path, progress: bool) -> None:
 
 
 def _tokenizer(config: DataConfig) -> Tokenizer:
-    return _built_tokenizer(config.tokenizer.kind, config.tokenizer.path)
+    tokenizer = config.tokenizer
+    return _built_tokenizer(tokenizer.kind, tokenizer.path, tuple(tokenizer.tasks), config.tasks)
 
 
 @lru_cache(maxsize=4)
-def _built_tokenizer(kind: str, path: str | None) -> Tokenizer:
-    return tokenizer_from_config(TokenizerConfig(kind=kind, path=path))
+def _built_tokenizer(
+    kind: str, path: str | None, further: tuple[str, ...], tasks: tuple[str, ...]
+) -> Tokenizer:
+    return tokenizer_from_config(TokenizerConfig(kind, path, list(further)), tasks)
 
 
 def _definition_hash(config: DataConfig, tokenizer: Tokenizer) -> str:

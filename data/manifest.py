@@ -11,7 +11,7 @@ from typing import Any
 from .atomic import write_atomically
 from .config import DataConfig, SourceConfig
 from .shards import CorpusError, record_dtype
-from .task_list import TASKS
+from .task_list import find_task
 from .tokenizer import Tokenizer
 
 FORMAT = 1  # of the files; older ones are refused
@@ -86,8 +86,8 @@ def _source_facts(number: int, source: SourceConfig) -> Json:
     return {
         **_source_definition(source),
         "id": number,
-        "licence": TASKS[source.task].licence,
-        "source": TASKS[source.task].source,
+        "licence": find_task(source.task).licence,
+        "source": find_task(source.task).source,
         "train_only_levels": train_only,
         # Validation problems never occur in training; where no level allows that, there are none.
         "in_validation": set(source.levels) != set(train_only),

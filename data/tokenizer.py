@@ -7,37 +7,33 @@ checkpoints carry, so that they stay readable when tasks are added.
 import hashlib
 import json
 import re
-import string
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .task_list import TASKS
-from .tasks.task import HIGHEST_LEVEL, TRACES
-
-PAD, EOS, THINK, END_THINK = "<pad>", "<eos>", "<think>", "</think>"
-MODES = {trace: f"<{trace}>" for trace in TRACES}
-SPECIALS = (PAD, EOS, THINK, END_THINK, *MODES.values())
+from .task_list import find_task
+from .vocabulary import END_THINK, EOS, PAD, SPECIALS, THINK, symbolic_vocabulary
 
 # Stands for the ids that round a vocabulary up: an untrained model can produce them.
 UNUSED = "<unused>"
-
-LEVELS = tuple(f"L{level}" for level in range(HIGHEST_LEVEL + 1))
-OPERATORS = tuple("+-*/=<>?:;,.|#()")
-LARGEST_SYMBOLIC = 512
 
 KINDS = ("symbolic", "bytes", "huggingface")
 
 
 @dataclass
 class TokenizerConfig:
-    """Which tokenizer a corpus uses; `path` is the tokenizer.json of kind huggingface."""
+    """Which tokenizer a corpus uses.
+
+    `path` is the tokenizer.json of kind huggingface. `tasks` are further tasks that a symbolic
+    vocabulary has words for, beside those of the corpus: to be evaluated on, or trained on later.
+    """
 
     kind: str = "symbolic"
     path: str | None = None
+    tasks: list[str] = field(default_factory=list)
 
     def validate(self) -> None:
         """Raises ValueError, naming the key, where the combination is impossible."""
@@ -53,6 +49,15 @@ class TokenizerConfig:
             raise ValueError(
                 f"tokenizer.path is only for kind huggingface, not {self.kind}: drop it"
             )
+        if self.kind != "symbolic" and self.tasks:
+            raise ValueError(
+                f"tokenizer.tasks={self.tasks} is only for kind symbolic, not {self.kind}: drop it"
+            )
+        for task in self.tasks:
+            try:
+                find_task(task)
+            except ValueError as error:
+                raise ValueError(f"tokenizer.tasks={self.tasks}: {error}") from None
 
 
 class Tokenizer(ABC):
@@ -98,7 +103,7 @@ class SymbolicTokenizer(Tokenizer):
     """One token per symbol, symbols between whitespace, from a closed vocabulary."""
 
     def __init__(self, tokens: Sequence[str] | None = None) -> None:
-        """The vocabulary of all registered tasks, or the given one (of an older corpus)."""
+        """The vocabulary of all own tasks, or the given one (of a corpus)."""
         self.tokens = tuple(symbolic_vocabulary() if tokens is None else tokens)
         self.ids = {token: index for index, token in enumerate(self.tokens)}
         if missing := [token for token in SPECIALS if token not in self.ids]:
@@ -209,35 +214,16 @@ class HuggingFaceTokenizer(Tokenizer):
         return {"kind": "huggingface", "definition": self.fast.to_str()}
 
 
-def symbolic_vocabulary() -> list[str]:
-    """The special tokens (padding first), then all other symbols sorted."""
-    symbols = {*LEVELS, *string.digits, *string.ascii_letters, *OPERATORS}
-    for task in TASKS.values():
-        symbols |= {task_token(task.name), *task.symbols()}
-    vocabulary = [*SPECIALS, *sorted(symbols - set(SPECIALS))]
-    if len(vocabulary) > LARGEST_SYMBOLIC:
-        raise ValueError(
-            f"the tasks' symbols make a vocabulary of {len(vocabulary)} tokens, more than"
-            f" {LARGEST_SYMBOLIC}: let the newest task share symbols (data/tasks/task.py)"
-        )
-    return vocabulary
-
-
-def task_token(task: str) -> str:
-    """The token that announces a task."""
-    return f"<{task}>"
-
-
 def rounded_up(size: int) -> int:
     """The next multiple of 64."""
     return -(-size // 64) * 64
 
 
-def tokenizer_from_config(config: TokenizerConfig) -> Tokenizer:
-    """The tokenizer that a corpus asks for."""
+def tokenizer_from_config(config: TokenizerConfig, tasks: Iterable[str] = ()) -> Tokenizer:
+    """The tokenizer that a corpus of these tasks asks for."""
     config.validate()
     if config.kind == "symbolic":
-        return SymbolicTokenizer()
+        return SymbolicTokenizer(symbolic_vocabulary([*tasks, *config.tasks]))
     if config.kind == "bytes":
         return ByteTokenizer()
     return HuggingFaceTokenizer.from_file(str(config.path))

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from data.task_list import TASKS
+from data.task_list import find_task
+from data.tokenizer import Tokenizer
+from data.vocabulary import task_token
 from eval.budget import BudgetConfig
 
 SPLITS = ("validation", "test")
@@ -60,14 +62,24 @@ class EvalConfig:
 
     def levels(self, name: str) -> list[int]:
         """Return the levels to ask of a task."""
-        return self.tasks[name].levels or [*TASKS[name].levels, *TASKS[name].beyond]
+        task = find_task(name)
+        return self.tasks[name].levels or [*task.levels, *task.beyond]
+
+    def check_words(self, tokenizer: Tokenizer) -> None:
+        """Raise ValueError where a tokenizer has no words for a task."""
+        for name in self.tasks:
+            try:
+                tokenizer.encode(task_token(name))
+            except ValueError:
+                raise ValueError(
+                    f"eval.tasks.{name} has no words in the vocabulary of the corpus: train with"
+                    f" data.tokenizer.tasks=[{name}], or leave the task out"
+                ) from None
 
     def _validate_task(self, name: str, task: TaskEval) -> None:
-        if name not in TASKS:
-            raise ValueError(f"eval.tasks.{name} is no task: choose one of {', '.join(TASKS)}")
         try:
             for level in task.levels:
-                TASKS[name].check_level(level)
+                find_task(name).check_level(level)
             budgets = self.budgets.budgets(task.traces)
         except ValueError as error:
             raise ValueError(f"eval.tasks.{name}: {error}") from None

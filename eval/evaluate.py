@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from data.task_list import TASKS
+from data.task_list import find_task
 from data.tokenizer import Tokenizer
 from eval.answers import answer_text, majority
 from eval.budget import Budget
@@ -74,7 +74,7 @@ def evaluate(
         ValueError: on impossible settings, naming the key.
     """
     config.validate()
-    _check_vocabulary(subject)
+    _check_vocabulary(subject, config)
     if subject.fills:
         check_budgets(config, subject.backbone)
     cells = plan(config, subject.backbone, subject.trained)
@@ -173,7 +173,7 @@ class _Examiner:
         answer = majority(answers)
         return {
             "index": index,
-            "correct": answer is not None and TASKS[cell.task].verify(problem, answer),
+            "correct": answer is not None and find_task(cell.task).verify(problem, answer),
             **asdict(self._meter(cell.budget).spend(samples)),
             "question_text": problem.question,
             "answer_text": problem.answer,
@@ -199,7 +199,7 @@ def _cell_columns(cell: Cell, subject: Subject, config: EvalConfig) -> Row:
         "split": cell.split,
         **cell.budget.columns(),
         "temperature": cell.budget.temperature,
-        "chance": TASKS[cell.task].chance(cell.level),
+        "chance": find_task(cell.task).chance(cell.level),
         "seed": config.seed,
         "beyond": cell.beyond,
         "train_only": cell.train_only,
@@ -239,13 +239,14 @@ def _kept(
     return [row for row in rows if _key(row) in complete]
 
 
-def _check_vocabulary(subject: Subject) -> None:
+def _check_vocabulary(subject: Subject, config: EvalConfig) -> None:
     known, used = subject.tokenizer.vocab_size, subject.backbone.config.vocab_size
     if known != used:
         raise ValueError(
             f"backbone.vocab_size={used} isn't the tokenizer's {known}: "
             "take the tokenizer that the run was trained with"
         )
+    config.check_words(subject.tokenizer)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import numpy as np
 from data.document import encode_pieces
 from data.roles import Role
 from data.split import evaluation_problems, splittable
-from data.task_list import TASKS
+from data.task_list import find_task
 from data.tasks.task import Problem
 from data.tokenizer import Tokenizer
 from eval.budget import Budget, fitting
@@ -88,7 +88,7 @@ def _budgets(config: EvalConfig, task: str, backbone: Backbone) -> list[Budget]:
 
 def hardest_trained(task: str, trained: Mapping[str, Collection[int]] | None) -> int:
     """Return the hardest level that a task was trained on; 0 if it wasn't trained on at all."""
-    levels = TASKS[task].levels if trained is None else trained.get(task, ())
+    levels = find_task(task).levels if trained is None else trained.get(task, ())
     return max(levels, default=0)
 
 

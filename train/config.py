@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from data.config import DataConfig
-from data.tokenizer import tokenizer_from_config
 from eval.config import EvalConfig, TaskEval
 from eval.fill import check_budgets
 from models.backbone import Backbone
@@ -215,9 +214,10 @@ class RunConfig:
                     f"backbone.mixers.{name}.window={window} is larger than data.context="
                     f"{self.data.context}: shrink the window, or set it to null for all"
                 )
-        vocab_size = tokenizer_from_config(self.data.tokenizer).vocab_size
+        tokenizer = self.data.build_tokenizer()
+        self.eval.check_words(tokenizer)
         with torch.device("meta"):
-            backbone = Backbone(resolve(self.backbone, vocab_size))
+            backbone = Backbone(resolve(self.backbone, tokenizer.vocab_size))
         for index, stage in enumerate(self.stages):
             try:
                 set_trainable(backbone, stage.trainable)

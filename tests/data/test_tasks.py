@@ -13,7 +13,8 @@ from data.task_list import TASKS, find_task
 from data.tasks.group_words import group_elements
 from data.tasks.igsm import LAYERS, draw_expressions
 from data.tasks.task import HIGHEST_LEVEL, TRACES, Problem, Task
-from data.tokenizer import LEVELS, OPERATORS, SymbolicTokenizer, task_token
+from data.tokenizer import SymbolicTokenizer
+from data.vocabulary import LEVELS, OPERATORS, task_token
 
 SHARED = {*"0123456789", *"abcdefghijklmnopqrstuvwxyz", *OPERATORS}
 EACH_TASK = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)

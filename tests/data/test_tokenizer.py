@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Fast
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from data.task_list import TASKS
 from data.tokenizer import (
-    LARGEST_SYMBOLIC,
-    SPECIALS,
     ByteTokenizer,
     HuggingFaceTokenizer,
     SymbolicTokenizer,
@@ -19,6 +18,14 @@ from data.tokenizer import (
     TokenizerConfig,
     tokenizer_from_config,
     tokenizer_from_spec,
+)
+from data.vocabulary import (
+    FIRST_TASKS,
+    LARGEST_SYMBOLIC,
+    SPECIALS,
+    first_vocabulary,
+    symbolic_vocabulary,
+    task_token,
 )
 
 DOCUMENT = "<phop> L8 <full> a b a c <think> b c </think> c <eos>"
@@ -95,11 +102,28 @@ def test_an_older_vocabulary_still_reads_its_corpus() -> None:
     assert older.encode("a") != SymbolicTokenizer().encode("a")
 
 
-def test_the_symbolic_vocabulary_is_closed_sorted_and_small() -> None:
+def test_the_first_vocabulary_never_changes() -> None:
+    """The ids of published corpora and checkpoints rest on it."""
+    tokens = first_vocabulary()
+    assert tuple(tokens[: len(SPECIALS)]) == SPECIALS
+    assert tokens[len(SPECIALS) :] == sorted(set(tokens) - set(SPECIALS))
+    assert SymbolicTokenizer(tokens).fingerprint[:16] == "84824521d864acd7"
+
+
+def test_a_newer_task_appends_its_words() -> None:
+    first, tokens = first_vocabulary(), list(SymbolicTokenizer().tokens)
+    assert tokens[: len(first)] == first and len(tokens) == len(set(tokens)) <= LARGEST_SYMBOLIC
+    newer = [task for task in TASKS if task not in FIRST_TASKS]
+    for task in newer:
+        own = symbolic_vocabulary([task])
+        assert own[: len(first)] == first
+        assert {task_token(task), *TASKS[task].symbols()} <= set(own) <= set(tokens)
+    assert symbolic_vocabulary(["parity"]) == symbolic_vocabulary([]) == first
+    assert symbolic_vocabulary(newer[::-1]) == tokens
+
+
+def test_the_symbolic_vocabulary_holds_what_tasks_share() -> None:
     tokens = SymbolicTokenizer().tokens
-    assert tokens[: len(SPECIALS)] == SPECIALS
-    assert list(tokens[len(SPECIALS) :]) == sorted(set(tokens) - set(SPECIALS))
-    assert len(tokens) <= LARGEST_SYMBOLIC
     assert {*"0123456789", "L0", "L64", "e119", "x39", "+", "="} <= set(tokens)
 
 
