@@ -19,6 +19,7 @@ from .tokenizer import Tokenizer, tokenizer_from_spec
 
 # Each mapped shard holds a file descriptor, of which a process may have 1,024 by default.
 _MAX_MAPPED_SHARDS = 256
+_BLOCK_TOKENS = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -184,29 +185,58 @@ class PackedRows:
         indices = np.asarray(indices, dtype=np.int64)
         if indices.size and not (indices.min() >= 0 and indices.max() < self.num_rows):
             raise IndexError(f"rows {indices} are not all in 0 .. {self.num_rows - 1}")
-        records = self._records(indices)
-        segments, documents = self._segments(indices)
-        return RowArrays(
-            tokens=records["token"].astype(np.int64),
-            targets=records["target"].astype(np.int64),
-            segments=segments,
-            roles=records["role"].astype(np.int64),
-            loss=records["loss"].astype(np.float32),
-            document_table=self._documents[documents],
+        shape = (indices.size, self.context)
+        rows = RowArrays(
+            *(np.empty(shape, np.int64) for _ in range(4)),
+            loss=np.empty(shape, np.float32),
+            document_table=self._documents[self._documents_of(indices)[1]],
         )
+        # Block by block the records stay in the processor's cache between being read and widened.
+        height = max(1, _BLOCK_TOKENS // self.context)
+        for first in range(0, indices.size, height):
+            self._fill(rows, slice(first, first + height), indices[first : first + height])
+        return rows
+
+    def _fill(self, rows: RowArrays, place: slice, indices: np.ndarray) -> None:
+        """Write the rows of a block of indices into their place."""
+        records = self._records(indices)
+        rows.tokens[place] = records["token"]
+        rows.targets[place] = records["target"]
+        rows.roles[place] = records["role"]
+        rows.loss[place] = records["loss"]
+        self._write_segments(rows.segments[place], indices)
 
     def _records(self, indices: np.ndarray) -> np.ndarray:
         """Token records [rows, context], blank at the end of each row."""
         size = self._dtype.itemsize
         records = np.empty((indices.size, self.context), self._dtype)
-        records[...] = self._blank
         content = records.view(np.uint8).reshape(indices.size, self.context * size)
         starts = self._offsets[indices] * size
         lengths = self._lengths[indices] * size
         places = zip(self._shards[indices].tolist(), starts.tolist(), lengths.tolist(), strict=True)
         for row, (shard, start, length) in enumerate(places):
             content[row, :length] = self._map(shard)[start : start + length]
+            # Blanks go to the ends alone: whole rows of them would cost more than the tokens.
+            records[row, length // size :] = self._blank
         return records
+
+    def _write_segments(self, segments: np.ndarray, indices: np.ndarray) -> None:
+        """The number in its row of each token's document, -1 outside documents."""
+        rows, documents = self._documents_of(indices)
+        segments[...] = 0
+        segments[rows, self._document_starts[documents]] = 1
+        segments[:, 0] = 0
+        np.cumsum(segments, axis=1, out=segments)
+        for row, length in enumerate(self._lengths[indices].tolist()):
+            segments[row, length:] = -1
+
+    def _documents_of(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For each document of some rows: the place of its row among them, its number."""
+        firsts = self._first_document[indices]
+        counts = self._first_document[indices + 1] - firsts
+        shift = firsts - (np.cumsum(counts) - counts)
+        rows = np.repeat(np.arange(indices.size), counts)
+        return rows, np.arange(rows.size) + shift[rows]
 
     def _map(self, shard: int) -> np.ndarray:
         if shard not in self._mapped:
@@ -214,18 +244,6 @@ class PackedRows:
                 del self._mapped[next(iter(self._mapped))]
             self._mapped[shard] = map_records(self._paths[shard])
         return self._mapped[shard]
-
-    def _segments(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Segments [rows, context], and the number in the split of each of the rows' documents."""
-        firsts = self._first_document[indices]
-        counts = self._first_document[indices + 1] - firsts
-        shift = firsts - (np.cumsum(counts) - counts)
-        rows = np.repeat(np.arange(indices.size), counts)
-        documents = np.arange(rows.size) + shift[rows]
-        begins = np.zeros((indices.size, self.context), np.int64)
-        begins[rows, self._document_starts[documents]] = 1
-        inside = np.arange(self.context) < self._lengths[indices, None]
-        return np.where(inside, np.cumsum(begins, axis=1) - 1, -1), documents
 
 
 def _reopened(path: Path, split: str) -> PackedRows:
