@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .manifest import read_manifest
+from .order import Phase
 from .shards import (
     DOCUMENT_DTYPE,
     CorpusError,
@@ -160,6 +161,26 @@ class PackedRows:
         documents, rows = read_index(path.with_suffix(".idx"))
         tokens = path.stat().st_size // self._dtype.itemsize
         return documents, rows, np.diff(rows["offset"].astype(np.int64), append=tokens)
+
+    @property
+    def phases(self) -> list[Phase]:
+        """The phases in which training goes through the rows; one of all, if nothing is scheduled.
+
+        A phase without rows is left out: what follows it, or came before, has its time.
+        """
+        phases = self._corpus.manifest.get("phases", []) if self._split == "train" else []
+        found = [Phase(phase["until"], phase["rows"]) for phase in phases if phase["rows"]]
+        return found or [Phase(1.0, self.num_rows)]
+
+    @property
+    def pad_id(self) -> int:
+        """The token, and target, of what is no document's."""
+        return int(self._blank["token"])
+
+    def holds(self, sources: np.ndarray) -> np.ndarray:
+        """[rows] bool: whether a row holds a document of one of the sources, given by their ids."""
+        held = np.isin(self._documents["source"], sources)
+        return np.logical_or.reduceat(held, self._first_document[:-1])
 
     @property
     def num_rows(self) -> int:

@@ -5,9 +5,12 @@ The layout is the same for every task, so that one model learns all trace modes:
     <task> Ln <mode> question ... [ <think> steps ... </think> ] answer ... <eos>
 
 Everything up to the question, and `<think>` where there is a trace, is the prompt (role QUESTION).
+Plain text is `<eos> text <eos>` (role TEXT): after the first `<eos>` each of its tokens is
+predicted, so that its bits per byte are those of the whole text.
 """
 
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
@@ -16,26 +19,28 @@ from .split import split_of, splittable
 from .task_list import find_task
 from .tasks.task import Problem
 from .tokenizer import Tokenizer
-from .vocabulary import END_THINK, EOS, MODES, THINK, task_token
+from .vocabulary import END_THINK, EOS, MODES, SPECIALS, THINK, task_token
 
 
 @dataclass
 class LossWeights:
     """The weight of a target token by its role; `question=1` is the loss on all tokens.
 
-    `label` weighs the answers so far that a dense document has after each symbol but the last.
+    `label` weighs the answers so far that a dense document has after each symbol but the last;
+    `text` weighs the tokens of plain text.
     """
 
     question: float = 0.0
     trace: float = 1.0
     answer: float = 1.0
     label: float = 1.0
+    text: float = 1.0
 
     def by_role(self) -> np.ndarray:
         """[roles] float32: the weight at the index of each role; padding and thoughts have none."""
         weights = np.zeros(len(Role), dtype=np.float32)
         weights[Role.QUESTION], weights[Role.TRACE] = self.question, self.trace
-        weights[Role.ANSWER] = self.answer
+        weights[Role.ANSWER], weights[Role.TEXT] = self.answer, self.text
         return weights
 
 
@@ -58,22 +63,44 @@ class EncodedDocument:
 
 def prompt_text(problem: Problem, trace: str) -> str:
     """The document through the question, and `<think>` where a trace follows."""
-    opening = f"{task_token(problem.task)} L{problem.level} {mode_token(trace)} {problem.question}"
-    return opening if trace == "none" else f"{opening} {THINK}"
+    return "".join(each.text for each in fragments(problem, trace) if each.role is Role.QUESTION)
 
 
 def document_text(problem: Problem, trace: str) -> str:
     """The whole document."""
-    return "".join(text for text, _ in pieces(problem, trace))
+    return "".join(fragment.text for fragment in fragments(problem, trace))
 
 
-def pieces(problem: Problem, trace: str) -> list[tuple[str, Role]]:
-    """The document cut where roles change; the texts, joined, are the document."""
-    result = [(prompt_text(problem, trace), Role.QUESTION)]
+@dataclass(frozen=True)
+class Fragment:
+    """A run of text of one role; `quoted` text may hold what looks like a special token."""
+
+    text: str
+    role: Role
+    quoted: bool = False
+
+
+def fragments(problem: Problem, trace: str) -> list[Fragment]:
+    """The document, cut where roles change and where quoted text begins or ends."""
+    header = f"{task_token(problem.task)} L{problem.level} {mode_token(trace)} "
+    result = [
+        Fragment(header, Role.QUESTION),
+        Fragment(problem.question, Role.QUESTION, quoted=True),
+    ]
     if trace != "none":
-        steps = " ".join(find_task(problem.task).trace(problem, trace))
-        result.append((f" {steps} {END_THINK}", Role.TRACE))
-    return [*result, (f" {problem.answer} {EOS}", Role.ANSWER)]
+        steps = " ".join(written_steps(problem, trace))
+        result += [
+            Fragment(f" {THINK}", Role.QUESTION),
+            Fragment(f" {steps} ", Role.TRACE, quoted=True),
+            Fragment(END_THINK, Role.TRACE),
+        ]
+    answer = Fragment(f" {problem.answer} ", Role.ANSWER, quoted=True)
+    return [*result, answer, Fragment(EOS, Role.ANSWER)]
+
+
+def written_steps(problem: Problem, trace: str) -> tuple[str, ...]:
+    """The steps that a trace mode writes; a problem of a text has them all, or none."""
+    return problem.steps if problem.is_text else find_task(problem.task).trace(problem, trace)
 
 
 def mode_token(trace: str) -> str:
@@ -106,14 +133,43 @@ def encode_document(
 def encode_pieces(
     problem: Problem, trace: str, tokenizer: Tokenizer
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and roles; a piece is encoded alone, exactly as the evaluator encodes a prompt."""
+    """Tokens and roles; what has one role is encoded alone, as the evaluator encodes a prompt."""
     tokens: list[int] = []
     roles: list[int] = []
-    for text, role in pieces(problem, trace):
-        ids = tokenizer.encode(text)
+    for role, group in groupby(fragments(problem, trace), key=lambda fragment: fragment.role):
+        ids = encode_group(list(group), tokenizer)
         tokens += ids
         roles += [int(role)] * len(ids)
     return np.array(tokens, dtype=np.int32), np.array(roles, dtype=np.uint8)
+
+
+def encode_group(group: list[Fragment], tokenizer: Tokenizer) -> list[int]:
+    """The ids of fragments of one role.
+
+    They are encoded as one text. Only where quoted text holds a special token's name, which must
+    not become the token itself, is each fragment encoded alone.
+    """
+    if not any(each.quoted and holds_special(each.text) for each in group):
+        return tokenizer.encode("".join(each.text for each in group))
+    ids: list[int] = []
+    for each in group:
+        ids += tokenizer.encode_plain(each.text) if each.quoted else tokenizer.encode(each.text)
+    return ids
+
+
+def holds_special(text: str) -> bool:
+    """Whether the name of a special token stands in a text."""
+    return "<" in text and any(special in text for special in SPECIALS)
+
+
+def encode_text(text: str, tokenizer: Tokenizer, weights: LossWeights) -> EncodedDocument:
+    """The arrays of plain text; names of special tokens inside it stay text."""
+    edge = np.array([tokenizer.eos_id], dtype=np.int32)
+    tokens = np.concatenate([edge, tokenizer.encode_plain(text), edge], dtype=np.int32)
+    targets = np.append(tokens[1:], np.int32(tokenizer.pad_id))
+    loss = np.full(len(tokens), weights.text, dtype=np.float32)
+    loss[-1] = 0
+    return EncodedDocument(tokens, targets, np.full(len(tokens), Role.TEXT, np.uint8), loss)
 
 
 def dense_targets(problem: Problem, trace: str, tokenizer: Tokenizer) -> tuple[int, np.ndarray]:

@@ -1,88 +1,78 @@
 """The documents of a shard: drawn, encoded and packed, each a function of its number alone."""
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .config import DataConfig, SourceConfig
-from .document import EncodedDocument, encode_document
+from .config import DataConfig
+from .document import EncodedDocument, encode_document, encode_text
+from .mixture import Drawable, Part, Pick, picks, record_indices
 from .packing import pack, piece_lengths, row_contents
 from .pool import Tick
-from .shards import DOCUMENT_DTYPE, ROW_DTYPE, Shard, record_dtype
+from .shards import DOCUMENT_DTYPE, ROW_DTYPE, TEXT_DOCUMENT_DTYPE, Shard, record_dtype
 from .split import problem_at
-from .tasks.task import TRACES
+from .tasks.task import TRACES, Problem
+from .texts.records import Record
+from .texts.staging import StagedText
 from .tokenizer import Tokenizer
 
+_TOKENS_AT_ONCE = 1 << 22
+_ROWS_AT_ONCE = 1 << 12
 
-@dataclass(frozen=True)
-class Drawable:
-    """A source as one split sees it: its id, name and settings, and the levels it may draw."""
-
-    number: int
-    name: str
-    config: SourceConfig
-    levels: list[int]
+Texts = Mapping[str, StagedText]
+"""The staged texts of a corpus, by the name of their source."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """An encoded document, the source that it belongs to, and its level."""
+    """An encoded document, the source that it belongs to, and its level.
+
+    Of a text it also knows its `origin`, the number of its licence and source among the text's, and
+    its UTF-8 bytes.
+    """
 
     source: Drawable
     level: int
     encoded: EncodedDocument
-
-
-def drawable_sources(config: DataConfig, split: str) -> list[Drawable]:
-    """Sources that give documents to a split: outside `train`, only their splittable levels."""
-    sources = []
-    for number, (name, source) in enumerate(config.named_sources()):
-        hidden = set() if split == "train" else set(source.train_only_levels)
-        if levels := [level for level in source.levels if level not in hidden]:
-            sources.append(Drawable(number, name, source, levels))
-    return sources
-
-
-def drawn(
-    sources: list[Drawable], split: str, seed: int, numbers: range
-) -> list[tuple[Drawable, int]]:
-    """Source and level of documents, by their number in the split.
-
-    Document i takes block i of a Philox stream that is keyed by (seed, split), so that it doesn't
-    matter in which shard, or after which other document, it is drawn.
-    """
-    key = hashlib.blake2b(f"pauca corpus {seed} {split}".encode(), digest_size=16).digest()
-    stream = np.random.Philox(key=np.frombuffer(key, dtype="<u8"), counter=numbers.start)
-    uniform = (stream.random_raw(4 * len(numbers)).reshape(-1, 4)[:, :2] >> 11) * 2.0**-53
-    shares = np.cumsum([source.config.weight for source in sources])
-    choices = np.searchsorted(shares[:-1] / shares[-1], uniform[:, 0], side="right")
-    picked = [sources[choice] for choice in choices]
-    return [
-        (source, source.levels[int(place * len(source.levels))])
-        for source, place in zip(picked, uniform[:, 1], strict=True)
-    ]
+    origin: int = 0
+    num_bytes: int = 0
 
 
 def documents(
-    config: DataConfig, tokenizer: Tokenizer, split: str, numbers: range
+    config: DataConfig, tokenizer: Tokenizer, split: str, part: Part, texts: Texts
 ) -> Iterator[Document]:
-    """The documents of a split with these numbers, each made alone from its number.
+    """The documents of one shard of a split, each made alone from its number.
 
     Raises:
         ValueError: the tokenizer cannot write a source; the line names it.
     """
-    picks = drawn(drawable_sources(config, split), split, config.seed, numbers)
-    for number, (source, level) in zip(numbers, picks, strict=True):
-        yield encoded(config, tokenizer, split, source, level, number)
+    chosen = picks(part, split, config.seed)
+    records = _records_of(config, split, chosen, texts)
+    for pick in chosen:
+        if pick.source.name in texts:
+            record = texts[pick.source.name].read(split, records[pick.number])
+            yield encoded_record(config, tokenizer, pick.source, record, texts[pick.source.name])
+        else:
+            yield encoded(config, tokenizer, split, pick.source, pick.level, pick.number)
+
+
+def _records_of(config: DataConfig, split: str, chosen: list[Pick], texts: Texts) -> dict[int, int]:
+    """Which record of its text each document is, by the document's number."""
+    records: dict[int, int] = {}
+    for name, text in texts.items():
+        mine = [pick for pick in chosen if pick.source.name == name]
+        ordinals = np.array([pick.ordinal for pick in mine], dtype=np.int64)
+        indices = record_indices(name, config.seed, ordinals, text.num_records(split))
+        records |= {pick.number: index for pick, index in zip(mine, indices.tolist(), strict=True)}
+    return records
 
 
 def encoded(
     config: DataConfig, tokenizer: Tokenizer, split: str, source: Drawable, level: int, number: int
 ) -> Document:
-    """One document of a source."""
+    """One document of a task."""
     problem = problem_at(source.config.task, level, split, config.seed, number)
     try:
         document = encode_document(
@@ -91,6 +81,33 @@ def encoded(
     except ValueError as error:
         raise ValueError(f"data.sources.{source.name}: {error}") from error
     return Document(source, level, document)
+
+
+def encoded_record(
+    config: DataConfig, tokenizer: Tokenizer, source: Drawable, record: Record, text: StagedText
+) -> Document:
+    """One document of a text: plain, or a question with its answer."""
+    problem = problem_of(record, source)
+    try:
+        if problem is None:
+            document = encode_text(record.text or "", tokenizer, config.loss)
+        else:
+            document = encode_document(problem, source.config.trace, tokenizer, config.loss)
+    except ValueError as error:
+        raise ValueError(f"data.sources.{source.name}: {record.place}: {error}") from error
+    return Document(source, record.level, document, text.origin_of(record), record.num_bytes)
+
+
+def problem_of(record: Record, source: Drawable) -> Problem | None:
+    """A record with a question as a problem, announced by its recipe or else its source's name."""
+    if record.question is None or record.answer is None:
+        return None
+    assert source.config.text is not None
+    name = source.config.text.recipe or source.name
+    length = len(" ".join(record.steps).split())
+    return Problem(
+        name, record.level, record.question, record.answer, record.steps, length, is_text=True
+    )
 
 
 def build_shard(
@@ -102,16 +119,14 @@ def build_shard(
         The shard, and its counts: `split_documents` (longer than a row, hence cut) and `sources`.
     """
     tokens = _joined_records(shard_documents, record_dtype(vocab_size))
-    table, cut = _piece_table(shard_documents, config.context)
+    table, cut = _piece_table(shard_documents, config)
     order, firsts = row_contents(pack(table["length"], config.context))
-    records = tokens[_token_order(table[order])]
+    records = _reordered(tokens, table[order])
     packed = table[order]
     packed["offset"] = _starts(packed["length"])
     rows = np.empty(firsts.size, ROW_DTYPE)
     rows["offset"] = packed["offset"][firsts]
-    rows["loss"] = np.add.reduceat(
-        records["loss"].astype(np.float64), rows["offset"].astype(np.int64)
-    )
+    rows["loss"] = _row_sums(records["loss"], rows["offset"].astype(np.int64))
     counts = {"split_documents": cut, "sources": _counts(shard_documents)}
     return Shard(records, packed, rows), counts
 
@@ -127,27 +142,53 @@ def _joined_records(shard_documents: list[Document], dtype: np.dtype) -> np.ndar
     return records
 
 
-def _piece_table(shard_documents: list[Document], context: int) -> tuple[np.ndarray, int]:
+def _piece_table(shard_documents: list[Document], config: DataConfig) -> tuple[np.ndarray, int]:
     """The document table before packing, an entry a piece, and how many documents were cut."""
     entries, offset, cut = [], 0, 0
     for document in shard_documents:
-        pieces = piece_lengths(len(document.encoded.tokens), context)
+        pieces = piece_lengths(len(document.encoded.tokens), config.context)
         cut += len(pieces) > 1
-        trace = TRACES.index(document.source.config.trace)
-        for length in pieces:
-            entries.append((offset, length, document.source.number, document.level, trace))
+        source = document.source
+        trace = TRACES.index(source.config.trace)
+        for length, num_bytes in zip(pieces, _shared(document.num_bytes, pieces), strict=True):
+            entry = (offset, length, source.number, document.level, trace)
+            entries.append((*entry, document.origin, num_bytes) if config.texts else entry)
             offset += length
-    return np.array(entries, dtype=DOCUMENT_DTYPE), cut
+    return np.array(entries, dtype=TEXT_DOCUMENT_DTYPE if config.texts else DOCUMENT_DTYPE), cut
+
+
+def _shared(num_bytes: int, lengths: list[int]) -> list[int]:
+    """A document's bytes shared among its pieces, in proportion to their tokens."""
+    ends = np.cumsum(lengths, dtype=np.int64)
+    return np.diff(ends * num_bytes // ends[-1], prepend=0).tolist()
 
 
 def _starts(lengths: np.ndarray) -> np.ndarray:
     return np.cumsum(lengths, dtype=np.int64) - lengths
 
 
-def _token_order(table: np.ndarray) -> np.ndarray:
-    """For each token in packed order, its place before packing."""
-    shift = table["offset"].astype(np.int64) - _starts(table["length"])
-    return np.repeat(shift, table["length"]) + np.arange(table["length"].sum(dtype=np.int64))
+def _reordered(tokens: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Records in packed order; a few documents at a time, since places are wider than records."""
+    records, done = np.empty_like(tokens), 0
+    ends = np.cumsum(table["length"], dtype=np.int64)
+    cuts = np.searchsorted(ends, np.arange(_TOKENS_AT_ONCE, tokens.size, _TOKENS_AT_ONCE))
+    for few in np.split(table, cuts + 1):
+        shift = few["offset"].astype(np.int64) - _starts(few["length"])
+        places = np.repeat(shift, few["length"])
+        places += np.arange(places.size)
+        records[done : done + places.size] = tokens[places]
+        done += places.size
+    return records
+
+
+def _row_sums(losses: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """The sum of loss weights of each row, in double precision; some rows at a time."""
+    sums, ends = np.empty(offsets.size), np.append(offsets[1:], losses.size)
+    for first in range(0, offsets.size, _ROWS_AT_ONCE):
+        few = offsets[first : first + _ROWS_AT_ONCE]
+        span = losses[few[0] : ends[first + few.size - 1]].astype(np.float64)
+        sums[first : first + few.size] = np.add.reduceat(span, few - few[0])
+    return sums
 
 
 def _counts(shard_documents: list[Document]) -> dict[str, dict[str, Any]]:
@@ -162,15 +203,24 @@ def _counts(shard_documents: list[Document]) -> dict[str, dict[str, Any]]:
         count["loss"] += float(document.encoded.loss.sum(dtype=np.float64))
         level = str(document.level)
         count["levels"][level] = count["levels"].get(level, 0) + 1
+        if document.source.config.text:
+            _count_text(count, document)
     return counts
 
 
+def _count_text(count: dict[str, Any], document: Document) -> None:
+    """Count bytes, and documents of each origin."""
+    count["bytes"] = count.get("bytes", 0) + document.num_bytes
+    origins = count.setdefault("origins", {})
+    origins[str(document.origin)] = origins.get(str(document.origin), 0) + 1
+
+
 def make_shard(
-    config: DataConfig, tokenizer: Tokenizer, split: str, numbers: range, tick: Tick
+    config: DataConfig, tokenizer: Tokenizer, split: str, part: Part, texts: Texts, tick: Tick
 ) -> tuple[Shard, dict[str, Any]]:
     """Draw, encode and pack documents; `tick` hears of each one, to show progress."""
     made = []
-    for document in documents(config, tokenizer, split, numbers):
+    for document in documents(config, tokenizer, split, part, texts):
         made.append(document)
         tick()
     return build_shard(config, tokenizer.vocab_size, made)

@@ -6,13 +6,9 @@ it, written last, with its counts and checksums. The manifest is written when al
 """
 
 import contextlib
-import fcntl
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from rich.console import Console
@@ -25,52 +21,22 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from .atomic import TEMPORARY_SUFFIX, WriteError
+from .atomic import TEMPORARY_SUFFIX
 from .config import DataConfig
-from .generate import drawable_sources, encoded, make_shard
-from .manifest import (
-    MANIFEST,
-    Json,
-    build_manifest,
-    corpus_definition,
-    json_hash,
-    read_manifest,
-    write_json,
-)
+from .generate import make_shard
+from .lock import locked
+from .manifest import MANIFEST, Json, build_manifest, read_manifest, write_json
 from .pool import Tick, run_in_processes
-from .shards import CorpusError, check_shard, shard_stem, write_shard
-from .tokenizer import Tokenizer, TokenizerConfig, tokenizer_from_config
+from .recipe import Job, Recipe, open_recipe
+from .shards import CorpusError, check_shard, write_shard
 
 _DOCUMENTS_PER_PROCESS = 2_000  # with fewer, starting a process takes longer than it saves
 Show = Callable[[int], None]
 
 
-@dataclass(frozen=True)
-class Job:
-    """One shard to make: documents `numbers` of a split."""
-
-    config: DataConfig
-    folder: Path
-    definition_hash: str
-    split: str
-    shard: int
-    numbers: range
-
-    @property
-    def stem(self) -> str:
-        """Path of the shard inside the corpus, without the ending."""
-        return shard_stem(self.split, self.shard)
-
-    @property
-    def facts(self) -> Path:
-        """The file whose presence says that the shard is finished."""
-        return self.folder / f"{self.stem}.json"
-
-
 def corpus_path(config: DataConfig) -> Path:
     """The folder of a corpus: its name and the first 12 digits of its definition's hash."""
-    tokenizer = _tokenizer(config)
-    return Path(config.root) / f"{config.name}-{_definition_hash(config, tokenizer)[:12]}"
+    return open_recipe(config, progress=False).folder
 
 
 def make_corpus(config: DataConfig, progress: bool = True) -> Path:
@@ -88,41 +54,26 @@ def make_corpus(config: DataConfig, progress: bool = True) -> Path:
             a worker was killed (`WorkerLostError`); one line. Finished shards are kept.
     """
     config.validate()
-    folder = corpus_path(config)
-    if _is_finished(folder):
-        return folder
-    _check_encodable(config)
-    with _locked(folder, progress):
-        if not _is_finished(folder):
-            _remove_temporaries(folder)
-            _make(config, folder, progress)
-    return folder
+    recipe = open_recipe(config, progress)
+    if _is_finished(recipe.folder):
+        return recipe.folder
+    recipe.check_encodable()
+    with locked(recipe.folder, progress):
+        if not _is_finished(recipe.folder):
+            _remove_temporaries(recipe.folder)
+            _make(recipe, progress)
+    return recipe.folder
 
 
-def _make(config: DataConfig, folder: Path, progress: bool) -> None:
-    jobs = _jobs(config, folder)
+def _make(recipe: Recipe, progress: bool) -> None:
+    jobs = recipe.jobs()
     with _progress_bar(jobs, progress) as show:
-        entries = _make_shards(config, jobs, show)
+        entries = _make_shards(recipe.config, jobs, show)
     shards: dict[str, list[Json]] = {"train": [], "validation": []}
     for job, entry in zip(jobs, entries, strict=True):
         shards[job.split].append(entry)
-    write_json(folder / MANIFEST, build_manifest(config, _tokenizer(config), shards))
-
-
-def _tokenizer(config: DataConfig) -> Tokenizer:
-    tokenizer = config.tokenizer
-    return _built_tokenizer(tokenizer.kind, tokenizer.path, tuple(tokenizer.tasks), config.tasks)
-
-
-@lru_cache(maxsize=4)
-def _built_tokenizer(
-    kind: str, path: str | None, further: tuple[str, ...], tasks: tuple[str, ...]
-) -> Tokenizer:
-    return tokenizer_from_config(TokenizerConfig(kind, path, list(further)), tasks)
-
-
-def _definition_hash(config: DataConfig, tokenizer: Tokenizer) -> str:
-    return json_hash(corpus_definition(config, tokenizer))
+    manifest = build_manifest(recipe.config, recipe.tokenizer, recipe.texts, shards)
+    write_json(recipe.folder / MANIFEST, manifest)
 
 
 def _is_finished(folder: Path) -> bool:
@@ -136,32 +87,11 @@ def _is_finished(folder: Path) -> bool:
     return True
 
 
-def _check_encodable(config: DataConfig) -> None:
-    """Encode one document of each source and level, so that what can't be written fails at once."""
-    tokenizer = _tokenizer(config)
-    for source in drawable_sources(config, "train"):
-        for level in sorted(set(source.levels)):
-            encoded(config, tokenizer, "train", source, level, 0)
-
-
-def _jobs(config: DataConfig, folder: Path) -> list[Job]:
-    """The shards of all splits. Without a source that a split may draw from, it has none."""
-    definition_hash = _definition_hash(config, _tokenizer(config))
-    counts = {"train": config.num_documents, "validation": config.num_validation_documents}
-    return [
-        Job(config, folder, definition_hash, split, shard, range(first, last))
-        for split, count in counts.items()
-        if drawable_sources(config, split)
-        for shard, first in enumerate(range(0, count, config.documents_per_shard))
-        for last in [min(first + config.documents_per_shard, count)]
-    ]
-
-
 def _make_shards(config: DataConfig, jobs: list[Job], show: Show) -> list[Json]:
     """Entries of all shards, in order; those that are finished are not made again."""
     entries = {job.stem: entry for job in jobs if (entry := _finished_entry(job))}
     missing = [job for job in jobs if job.stem not in entries]
-    before = sum(len(job.numbers) for job in jobs if job.stem in entries)
+    before = sum(len(job.part.numbers) for job in jobs if job.stem in entries)
     show(before)
     workers = _num_workers(config.workers, missing)
     if workers > 1:
@@ -176,7 +106,7 @@ def _num_workers(asked: int, jobs: list[Job]) -> int:
     if asked:
         return min(asked, len(jobs))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    documents = sum(len(job.numbers) for job in jobs)
+    documents = sum(len(job.part.numbers) for job in jobs)
     return min(cores or 1, len(jobs), -(-documents // _DOCUMENTS_PER_PROCESS))
 
 
@@ -193,13 +123,16 @@ def _made_here(jobs: list[Job], before: int, show: Show) -> list[Json]:
 
 def _work(job: Job, tick: Tick) -> Json:
     """Make one shard; its facts are written last, because they say that it is finished."""
-    tokenizer = _tokenizer(job.config)
-    shard, counts = make_shard(job.config, tokenizer, job.split, job.numbers, tick)
+    shard, counts = make_shard(
+        job.config, job.tokenizer(), job.split, job.part, job.open_texts(), tick
+    )
     entry = {
         **write_shard(job.folder, job.stem, shard),
         **counts,
-        "documents": len(job.numbers),
+        "documents": len(job.part.numbers),
     }
+    if job.phase is not None:
+        entry["phase"] = job.phase
     write_json(job.facts, {"definition_hash": job.definition_hash, "entry": entry})
     return entry
 
@@ -223,25 +156,6 @@ def _remove_temporaries(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, progress: bool) -> Iterator[None]:
-    """Hold the folder, so that runs that need the same corpus make it once and the others wait."""
-    path = folder / ".lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(path, "wb")  # noqa: SIM115 (closed below, which also gives the lock back)
-    except OSError as error:
-        raise WriteError(f"{path}: cannot be written ({error.strerror or error})") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if progress:
-                print(f"waiting for another process that makes {folder}", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextlib.contextmanager
 def _progress_bar(jobs: list[Job], progress: bool) -> Iterator[Show]:
     """A bar of documents with the time left, on standard error where that is a terminal."""
     console = Console(stderr=True)
@@ -257,5 +171,5 @@ def _progress_bar(jobs: list[Job], progress: bool) -> Iterator[Show]:
         disable=not (progress and console.is_terminal),
     )
     with bar:
-        task = bar.add_task("making the corpus", total=sum(len(job.numbers) for job in jobs))
+        task = bar.add_task("making the corpus", total=sum(len(job.part.numbers) for job in jobs))
         yield lambda done: bar.update(task, completed=done)

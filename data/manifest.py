@@ -5,13 +5,18 @@ A checkpoint carries the manifest's hash, so that a run is never resumed on anot
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from .atomic import write_atomically
-from .config import DataConfig, SourceConfig
+from .config import DataConfig
+from .mixture import phase_starts
 from .shards import CorpusError, record_dtype
+from .source_config import SourceConfig
 from .task_list import find_task
+from .texts.staging import StagedText
 from .tokenizer import Tokenizer
 
 FORMAT = 1  # of the files; older ones are refused
@@ -21,10 +26,14 @@ GENERATOR_VERSION = 1
 MANIFEST = "manifest.json"
 
 Json = dict[str, Any]
+Texts = Mapping[str, StagedText]
 
 
-def corpus_definition(config: DataConfig, tokenizer: Tokenizer) -> Json:
-    """All that determines the bytes of a corpus: not its name, its place or the workers."""
+def corpus_definition(config: DataConfig, tokenizer: Tokenizer, texts: Texts) -> Json:
+    """All that determines the bytes of a corpus: not its name, its place or the workers.
+
+    A text enters by the hash of its staged records, so that it doesn't matter where its files lay.
+    """
     return {
         "generator_version": GENERATOR_VERSION,
         "format": FORMAT,
@@ -34,19 +43,38 @@ def corpus_definition(config: DataConfig, tokenizer: Tokenizer) -> Json:
         "num_validation_documents": config.num_validation_documents,
         "documents_per_shard": config.documents_per_shard,
         "tokenizer": tokenizer.fingerprint,
-        "loss": {role: float(weight) for role, weight in vars(config.loss).items()},
-        "sources": {name: _source_definition(source) for name, source in config.named_sources()},
+        "loss": _loss_definition(config),
+        "sources": {
+            name: _source_definition(source, texts.get(name))
+            for name, source in config.named_sources()
+        },
+        **_unless("weigh_by", config.weigh_by, "problems"),
+        **_unless("temperature", float(config.temperature), 1.0),
     }
 
 
-def _source_definition(source: SourceConfig) -> Json:
+def _loss_definition(config: DataConfig) -> Json:
+    weights = {role: float(weight) for role, weight in vars(config.loss).items()}
+    return weights if config.texts else {k: v for k, v in weights.items() if k != "text"}
+
+
+def _source_definition(source: SourceConfig, text: StagedText | None) -> Json:
+    """What a source is; settings that change nothing are left out, so that old hashes stay."""
+    schedule = [asdict(step) for step in source.schedule]
     return {
         "task": source.task,
         "trace": source.trace,
         "levels": [int(level) for level in source.levels],
         "weight": float(source.weight),
         "dense": bool(source.dense),
+        **_unless("schedule", schedule, []),
+        **_unless("max_epochs", source.max_epochs and float(source.max_epochs), None),
+        **({} if text is None else {"text": text.hash}),
     }
+
+
+def _unless(key: str, value: Any, default: Any) -> Json:
+    return {} if value == default else {key: value}
 
 
 def json_hash(value: Any) -> str:
@@ -55,15 +83,18 @@ def json_hash(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def build_manifest(config: DataConfig, tokenizer: Tokenizer, shards: dict[str, list[Json]]) -> Json:
+def build_manifest(
+    config: DataConfig, tokenizer: Tokenizer, texts: Texts, shards: dict[str, list[Json]]
+) -> Json:
     """The manifest of a finished corpus.
 
     Args:
         config: its configuration.
         tokenizer: its tokenizer.
+        texts: its staged texts.
         shards: the entries of the shards of each split, as `data.make` wrote them beside the files.
     """
-    definition = corpus_definition(config, tokenizer)
+    definition = corpus_definition(config, tokenizer, texts)
     manifest: Json = {
         "definition": definition,
         "definition_hash": json_hash(definition),
@@ -71,27 +102,41 @@ def build_manifest(config: DataConfig, tokenizer: Tokenizer, shards: dict[str, l
         "context": config.context,
         "record": [list(field) for field in record_dtype(tokenizer.vocab_size).descr],
         "sources": {
-            name: _source_facts(number, source)
+            name: _source_facts(number, source, texts.get(name))
             for number, (name, source) in enumerate(config.named_sources())
         },
         "splits": {
             split: _split_facts(entries, config.context) for split, entries in shards.items()
         },
     }
+    if len(phase_starts(config)) > 1:
+        manifest["phases"] = _phase_facts(config, shards["train"])
     return {**manifest, "hash": json_hash(manifest)}
 
 
-def _source_facts(number: int, source: SourceConfig) -> Json:
+def _source_facts(number: int, source: SourceConfig, text: StagedText | None) -> Json:
+    shared = {**_source_definition(source, text), "id": number}
+    if text is not None:
+        facts = {"origins": [list(origin) for origin in text.origins], "text_facts": text.facts}
+        return {**shared, **facts, "in_validation": text.num_records("validation") > 0}
     train_only = source.train_only_levels
     return {
-        **_source_definition(source),
-        "id": number,
+        **shared,
         "licence": find_task(source.task).licence,
         "source": find_task(source.task).source,
         "train_only_levels": train_only,
         # Validation problems never occur in training; where no level allows that, there are none.
         "in_validation": set(source.levels) != set(train_only),
     }
+
+
+def _phase_facts(config: DataConfig, entries: list[Json]) -> list[Json]:
+    """Until which share of training each phase goes, and how many rows of the split it has."""
+    untils = [*phase_starts(config)[1:], 1.0]
+    rows = [0 for _ in untils]
+    for entry in entries:
+        rows[entry["phase"]] += entry["rows"]
+    return [{"until": until, "rows": count} for until, count in zip(untils, rows, strict=True)]
 
 
 def _split_facts(entries: list[Json], context: int) -> Json:
@@ -117,14 +162,20 @@ def _source_counts(per_shard: list[dict[str, Json]]) -> dict[str, Json]:
     counts: dict[str, Json] = {}
     for name, shard in (item for sources in per_shard for item in sources.items()):
         count = counts.setdefault(name, {"documents": 0, "tokens": 0, "loss": 0.0, "levels": {}})
-        for key in ("documents", "tokens", "loss"):
-            count[key] += shard[key]
-        for level, documents in shard["levels"].items():
-            count["levels"][level] = count["levels"].get(level, 0) + documents
+        for key, value in shard.items():
+            if isinstance(value, dict):
+                _add(count.setdefault(key, {}), value)
+            else:
+                count[key] = count.get(key, 0) + value
     whole = sum(count["loss"] for count in counts.values())
     for count in counts.values():
         count["loss_share"] = count["loss"] / whole if whole else 0.0
     return counts
+
+
+def _add(counts: dict[str, int], more: dict[str, int]) -> None:
+    for key, value in more.items():
+        counts[key] = counts.get(key, 0) + value
 
 
 def write_json(path: Path, value: Json) -> None:

@@ -14,8 +14,8 @@ from .batch import Batch
 from .corpus import Corpus, PackedRows
 from .order import GlobalOrder
 
-Place = Callable[[int], tuple[int, int]]
-"""`step of the run -> (stage, step within the stage)`."""
+Place = Callable[[int], tuple[int, int, int]]
+"""`step of the run -> (stage, step within the stage, steps of the stage)`."""
 
 
 class StepRows(IterableDataset[Batch]):
@@ -25,7 +25,7 @@ class StepRows(IterableDataset[Batch]):
         rows: the split to read.
         rows_per_step: rows of a global batch; ranks and accumulation cut it into equal parts.
         seed: keys the order.
-        place: maps a step of the run to its stage and the step within it.
+        place: maps a step of the run to its stage, the step within it, and the stage's length.
         steps: first and one past the last step.
         rank: this process, and `world_size` how many there are.
         accumulate: micro-batches a step.
@@ -55,9 +55,11 @@ class StepRows(IterableDataset[Batch]):
 
     def indices(self, step: int) -> np.ndarray:
         """Return the rows of the global batch of a step."""
-        stage, stage_step = self.place(step)
-        order = GlobalOrder(self.rows.num_rows, self.rows_per_step, self.seed, stage)
-        return order.indices(stage_step)
+        stage, stage_step, stage_steps = self.place(step)
+        return self._order(stage, stage_steps).indices(stage_step)
+
+    def _order(self, stage: int, steps: int) -> GlobalOrder:
+        return GlobalOrder(self.rows.phases, self.rows_per_step, self.seed, stage, steps)
 
     def micro_batches(self, places: np.ndarray) -> list[np.ndarray]:
         """Return this rank's share of a global batch's rows, one array per accumulation step."""
@@ -74,7 +76,7 @@ class CorpusModule(L.LightningDataModule):
         rows_per_step: rows of a global batch.
         validation_rows: rows of the validation split to score; 0 is none.
         seed: keys the order.
-        place: maps a step of the run to its stage and the step within it.
+        place: maps a step of the run to its stage, the step within it, and the stage's length.
         max_steps: steps of the run.
         accumulate: micro-batches a step.
     """

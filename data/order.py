@@ -8,15 +8,18 @@ Domains", 2002).
 """
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 _ROUNDS = 8  # one 64-bit round key each: the 64 bytes of one blake2b digest
 
 
-def permutation_key(seed: int, stage: int, epoch: int) -> bytes:
-    """64 bytes that key the permutation of one epoch of one stage."""
-    return hashlib.blake2b(f"pauca order {seed} {stage} {epoch}".encode()).digest()
+def permutation_key(seed: int, stage: int, epoch: int, phase: int = 0) -> bytes:
+    """64 bytes that key the permutation of one epoch of one phase of one stage."""
+    name = f"pauca order {seed} {stage} {epoch}" + (f" {phase}" if phase else "")
+    return hashlib.blake2b(name.encode()).digest()
 
 
 def permuted(indices: np.ndarray, n: int, key: bytes) -> np.ndarray:
@@ -57,28 +60,49 @@ def _mixed(values: np.ndarray) -> np.ndarray:
     return values ^ (values >> np.uint64(31))
 
 
+@dataclass(frozen=True)
+class Phase:
+    """Consecutive rows that are read together: `rows` of them, until a share of the stage."""
+
+    until: float
+    rows: int
+
+
 class GlobalOrder:
     """Rows of every step of a stage, in an order that differs from epoch to epoch.
 
+    Where the corpus has phases, each is read during its share of the stage, over and over if the
+    share is longer than the phase.
+
     Args:
-        num_rows: rows of the corpus split.
+        phases: the corpus split's phases, in order; the last goes on until 1.
         rows_per_step: rows of the global batch, over all ranks and accumulation steps.
         seed: the run's seed.
         stage: number of the stage in the run.
+        num_steps: steps of the stage; a corpus of one phase needs none.
 
     Raises:
-        ValueError: the split is empty, or a step would hold no rows.
+        ValueError: the split or a phase is empty, or a step would hold no rows.
     """
 
-    def __init__(self, num_rows: int, rows_per_step: int, seed: int, stage: int):
-        if num_rows < 1:
-            raise ValueError(f"num_rows={num_rows}: a corpus split needs at least 1 row to order")
+    def __init__(
+        self,
+        phases: Sequence[Phase],
+        rows_per_step: int,
+        seed: int,
+        stage: int,
+        num_steps: int = 0,
+    ):
+        if not phases or any(phase.rows < 1 for phase in phases):
+            raise ValueError(f"{list(phases)}: each phase of a split needs at least 1 row to order")
         if rows_per_step < 1:
             raise ValueError(f"rows_per_step={rows_per_step}: a step needs at least 1 row")
-        self.num_rows = num_rows
         self.rows_per_step = rows_per_step
-        self.seed = seed
-        self.stage = stage
+        self.seed, self.stage = seed, stage
+        self.sizes = np.array([phase.rows for phase in phases])
+        total = num_steps * rows_per_step
+        ends = [round(phase.until * total) for phase in phases[:-1]]
+        self.starts = np.array([0, *ends])  # the first global sample of each phase
 
     def indices(self, step: int) -> np.ndarray:
         """Row indices [rows_per_step] of a step; a rank takes its slice of them."""
@@ -87,13 +111,18 @@ class GlobalOrder:
 
     def samples(self, numbers: np.ndarray) -> np.ndarray:
         """Row index of each global sample, numbered from 0 at the start of the stage."""
-        epochs, places = np.divmod(np.asarray(numbers, dtype=np.int64), self.num_rows)
-        rows = np.empty_like(places)
-        for epoch in np.unique(epochs):
-            key = permutation_key(self.seed, self.stage, int(epoch))
-            rows[epochs == epoch] = permuted(places[epochs == epoch], self.num_rows, key)
+        numbers = np.asarray(numbers, dtype=np.int64)
+        phases = np.searchsorted(self.starts, numbers, side="right") - 1
+        rows = np.empty_like(numbers)
+        for phase in np.unique(phases).tolist():
+            rows[phases == phase] = self._in_phase(phase, numbers[phases == phase])
         return rows
 
-    def epoch(self, step: int) -> float:
-        """Epochs that are complete once `step` steps have been taken."""
-        return step * self.rows_per_step / self.num_rows
+    def _in_phase(self, phase: int, numbers: np.ndarray) -> np.ndarray:
+        size, before = int(self.sizes[phase]), int(self.sizes[:phase].sum())
+        epochs, places = np.divmod(numbers - self.starts[phase], size)
+        rows = np.empty_like(places)
+        for epoch in np.unique(epochs).tolist():
+            key = permutation_key(self.seed, self.stage, epoch, phase)
+            rows[epochs == epoch] = before + permuted(places[epochs == epoch], size, key)
+        return rows

@@ -11,3 +11,4 @@ class Role(IntEnum):
     TRACE = 2
     THOUGHT = 3
     ANSWER = 4
+    TEXT = 5

@@ -24,6 +24,9 @@ DOCUMENT_DTYPE = np.dtype(
         ("trace", "u1"),  # place of its trace mode in `data.roles.TRACES`
     ]
 )
+# Where a corpus has texts, each document also has the number of its licence and source among its
+# text's origins, and its UTF-8 bytes; the pieces of one that was cut share its bytes.
+TEXT_DOCUMENT_DTYPE = np.dtype([*DOCUMENT_DTYPE.descr, ("origin", "<u2"), ("bytes", "<u4")])
 ROW_DTYPE = np.dtype([("offset", "<u8"), ("loss", "<f8")])  # first token; sum of loss weights
 
 
@@ -128,6 +131,6 @@ def read_index(path: Path) -> tuple[np.ndarray, np.ndarray]:
             rows = np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise CorpusError(f"{path}: the index cannot be read ({error})") from error
-    if documents.dtype != DOCUMENT_DTYPE or rows.dtype != ROW_DTYPE:
+    if documents.dtype not in (DOCUMENT_DTYPE, TEXT_DOCUMENT_DTYPE) or rows.dtype != ROW_DTYPE:
         raise CorpusError(f"{path}: the index is of another format; make the corpus again")
     return documents, rows

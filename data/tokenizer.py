@@ -74,6 +74,10 @@ class Tokenizer(ABC):
         """The ids of a text; pieces of a document are encoded one by one and joined."""
 
     @abstractmethod
+    def encode_plain(self, text: str) -> list[int]:
+        """The ids of a text from outside, in which the name of a special token is just text."""
+
+    @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids from 0 to vocab_size - 1; any sequence of them is accepted."""
 
@@ -121,6 +125,13 @@ class SymbolicTokenizer(Tokenizer):
                 " tokens: separate symbols by spaces, or use tokenizer.kind=bytes"
             ) from None
 
+    def encode_plain(self, text: str) -> list[int]:
+        """Refused: a closed vocabulary has no words for text."""
+        raise ValueError(
+            "a symbolic vocabulary can't write free text: use tokenizer.kind=bytes, bpe or"
+            " huggingface"
+        )
+
     def decode(self, ids: Sequence[int]) -> str:
         """The symbols between single spaces."""
         self.check_ids(ids)
@@ -147,6 +158,10 @@ class ByteTokenizer(Tokenizer):
         for piece in self.pattern.split(text):
             ids.extend([self.ids[piece]] if piece in self.ids else piece.encode())
         return ids
+
+    def encode_plain(self, text: str) -> list[int]:
+        """The bytes."""
+        return list(text.encode())
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text; bytes that are no UTF-8 become the replacement character."""
@@ -203,6 +218,14 @@ class HuggingFaceTokenizer(Tokenizer):
     def encode(self, text: str) -> list[int]:
         """The ids, without what a template would add around them."""
         return self.fast.encode(text, add_special_tokens=False).ids
+
+    def encode_plain(self, text: str) -> list[int]:
+        """The ids, special tokens' names written out."""
+        self.fast.encode_special_tokens = True
+        try:
+            return self.fast.encode(text, add_special_tokens=False).ids
+        finally:
+            self.fast.encode_special_tokens = False
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text, special tokens included."""

@@ -79,7 +79,7 @@ def load_trained(run: Path) -> Trained:
             f"{run}: no checkpoint in {CHECKPOINT_FOLDER}/; train it first, with the command in "
             "its environment.json, or give another run"
         )
-    corpus, content = _corpus(run), read_checkpoint(found[-1])
+    corpus, content = corpus_manifest(run), read_checkpoint(found[-1])
     return Trained(
         _backbone(found[-1], content).eval(),
         tokenizer_from_spec(corpus["tokenizer"]["spec"]),
@@ -121,7 +121,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def _corpus(run: Path) -> dict[str, Any]:
+def corpus_manifest(run: Path) -> dict[str, Any]:
+    """Return the manifest of the corpus that a run was trained on.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
     path = run / CORPUS_FILE
     try:
         return json.loads(path.read_text())
@@ -134,5 +139,6 @@ def _corpus(run: Path) -> dict[str, Any]:
 def _trained_levels(corpus: dict[str, Any]) -> dict[str, set[int]]:
     levels: dict[str, set[int]] = {}
     for source in corpus["definition"]["sources"].values():
-        levels.setdefault(source["task"], set()).update(source["levels"])
+        scheduled = [step["levels"] or [] for step in source.get("schedule", [])]
+        levels.setdefault(source["task"], set()).update(source["levels"], *scheduled)
     return levels

@@ -78,8 +78,9 @@ class EvalConfig:
 
     def _validate_task(self, name: str, task: TaskEval) -> None:
         try:
+            known = find_task(name)
             for level in task.levels:
-                find_task(name).check_level(level)
+                known.check_level(level)
             budgets = self.budgets.budgets(task.traces)
         except ValueError as error:
             raise ValueError(f"eval.tasks.{name}: {error}") from None

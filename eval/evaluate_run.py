@@ -1,17 +1,23 @@
 """Evaluate a run folder: its newest checkpoint, its ledger, and a note of what was asked."""
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 
 from data.atomic import write_atomically
-from eval.checkpoint import checkpoints, load_trained
+from data.corpus import Corpus
+from data.shards import CorpusError
+from eval.checkpoint import Trained, checkpoints, corpus_manifest, load_trained
 from eval.config import EvalConfig
 from eval.evaluate import Row, Subject, evaluate
 from eval.ledger import LEDGER_FILE, Ledger, read_ledger
+from eval.runs import CONFIG_FILE
+from eval.texts import read_scores, score_texts, text_sources, write_scores
 
 EVALUATION_FILE = "evaluation.json"
 
@@ -57,9 +63,27 @@ def evaluate_run(
         ledger.write(path)
 
     save(evaluate(subject, config, existing, on_cell=save))
+    if not subject.fills:
+        _score_texts(folder, trained, device, force)
     note = json.dumps(_note(folder, config), indent=2, sort_keys=True)
     write_atomically(folder / EVALUATION_FILE, f"{note}\n".encode())
     return path
+
+
+def _score_texts(folder: Path, trained: Trained, device: str, force: bool) -> None:
+    """Predict the corpus's held-out text, unless that is known for these weights."""
+    if not text_sources(corpus_manifest(folder)):
+        return
+    if not force and read_scores(folder, trained.identity) is not None:
+        return
+    path = str(OmegaConf.select(OmegaConf.load(folder / CONFIG_FILE), "corpus"))
+    try:
+        corpus = Corpus.open(path, verify=False)
+    except CorpusError as error:
+        print(f"eval: bits per byte are left out: {error}", file=sys.stderr)
+        return
+    backbone = trained.backbone.to(device)
+    write_scores(folder, trained.identity, score_texts(backbone, corpus, device))
 
 
 def is_evaluated(folder: Path, config: EvalConfig) -> bool:

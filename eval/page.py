@@ -19,6 +19,7 @@ from eval.loops_and_layers import gap_table
 from eval.mechanism_tables import mechanism_level_tables, mechanism_table, rate_table
 from eval.metrics import spent_currencies
 from eval.run_tables import backbone_table, provenance_table, sample_table
+from eval.sources import source_table
 from eval.stopping import stopping, stopping_tables
 from eval.tables import (
     best_eta_table,
@@ -63,6 +64,7 @@ def render_page(
         _groups(findings, grouped),
         _frontier(findings, picture) if not findings.points.is_empty() else "",
         _levels(findings),
+        _sources(findings),
         _section("The backbones", markup.table(backbone_table(findings), heading=False)),
         _efficiency(findings) if not findings.points.is_empty() else "",
         _samples(findings, samples),
@@ -225,6 +227,12 @@ def _levels(findings: Findings) -> str:
         f"<figcaption>{markup.text(caption)} As pictures: {links}.</figcaption></figure>"
         f"{markup.folded('The numbers of this figure', tables, is_open=True)}",
     )
+
+
+def _sources(findings: Findings) -> str:
+    """Accuracy and bits per byte on what the runs were trained on."""
+    table = source_table(findings)
+    return "" if table is None else _section(table.title, markup.table(table, heading=False))
 
 
 def _efficiency(findings: Findings) -> str:

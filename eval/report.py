@@ -23,6 +23,7 @@ from eval.mechanism_files import write_mechanisms
 from eval.mechanism_tables import mechanism_table
 from eval.metrics import spent_currencies
 from eval.page import render_page
+from eval.sources import source_table
 from eval.stopping import stopping, stopping_tables
 from eval.stopping_files import write_stopping
 from eval.tables import point_tables, verdict_table
@@ -136,6 +137,8 @@ def print_findings(findings: Findings) -> None:
     alone = [*point_tables(findings, shown), verdict_table(findings)]
     for table in [] if findings.shows_groups_only else alone:
         print_table(table, to)
+    if (by_source := source_table(findings)) is not None:
+        print_table(by_source, to)
     for note in findings.notes():
         to.print(note, markup=False, style="dim")
 

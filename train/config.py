@@ -157,7 +157,7 @@ class RunConfig:
 
     def tasks_of_corpus(self) -> dict[str, TaskEval]:
         """Return what to ask where nothing is said: the corpus's tasks, at their own levels."""
-        return {source.task: TaskEval() for source in self.data.sources.values()}
+        return {task: TaskEval() for task in self.data.tasks}
 
     def validate(self) -> None:
         """Raise ValueError, naming the key, before any work, on whatever can't be run."""

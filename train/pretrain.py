@@ -177,9 +177,9 @@ def _callbacks(run: Run, request: StopRequest) -> list[L.Callback]:
 
 
 def _data(run: Run) -> CorpusModule:
-    def place(step: int) -> tuple[int, int]:
+    def place(step: int) -> tuple[int, int, int]:
         found = run.plan.place(step)
-        return found.stage, found.step
+        return found.stage, found.step, found.steps
 
     config = run.config
     return CorpusModule(

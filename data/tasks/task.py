@@ -1,7 +1,7 @@
 """What a task is: a generator of problems with levels, traces of several lengths, a verifier."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
 
@@ -24,7 +24,8 @@ class Problem:
 
     `minimal_trace` is the length in symbols of the shortest trace that still writes what the task
     asks to be written (each task says what that is); `labels`, where a task has them, hold the
-    answer to the question's prefix after each of its symbols, one symbol each.
+    answer to the question's prefix after each of its symbols, one symbol each. `is_text` marks what
+    comes from a corpus of text: no task wrote it, its steps are what its author wrote.
     """
 
     task: str
@@ -34,6 +35,7 @@ class Problem:
     steps: tuple[str, ...]
     minimal_trace: int
     labels: tuple[str, ...] | None = None
+    is_text: bool = field(default=False, repr=False)
 
     @cached_property
     def symbols(self) -> tuple[str, ...]:
@@ -58,6 +60,7 @@ class Task(ABC):
     source: ClassVar[str] = "generated"
     levels: ClassVar[tuple[int, ...]]
     beyond: ClassVar[tuple[int, ...]]
+    traces: ClassVar[tuple[str, ...]] = TRACES
     lowest: ClassVar[int] = 1
     highest: ClassVar[int] = HIGHEST_LEVEL
 

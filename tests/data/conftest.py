@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from data.config import DataConfig, SourceConfig
+from data.config import DataConfig
 from data.make import make_corpus
+from data.source_config import SourceConfig
 
 ConfigFactory = Callable[..., DataConfig]
 

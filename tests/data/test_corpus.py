@@ -13,6 +13,7 @@ from data import corpus as corpus_module
 from data.batch import Batch
 from data.corpus import Corpus, PackedRows, RowArrays
 from data.generate import documents
+from data.recipe import open_recipe
 from data.roles import Role
 from data.shards import CorpusError, record_dtype
 from data.tasks.task import TRACES
@@ -48,7 +49,9 @@ def test_every_document_comes_back(train: PackedRows, small_corpus: Path, config
             document.encoded.roles.tolist(),
             document.encoded.loss.tolist(),
         )
-        for document in documents(config, opened.tokenizer, "train", range(300))
+        for job in open_recipe(config).jobs()
+        if job.split == "train"
+        for document in documents(config, opened.tokenizer, "train", job.part, {})
     )
     rows = everything(train)
     read = []

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from data.config import DataConfig, SourceConfig
+from data.config import DataConfig
 from data.document import LossWeights
+from data.source_config import SourceConfig
 from data.tokenizer import TokenizerConfig
 
 

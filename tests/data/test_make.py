@@ -12,12 +12,15 @@ import pytest
 
 from data import make as make_module
 from data.atomic import WriteError, write_atomically
-from data.config import DataConfig, SourceConfig
+from data.config import DataConfig
 from data.corpus import Corpus
-from data.generate import documents, drawable_sources, drawn
+from data.generate import documents
 from data.make import corpus_path, make_corpus
+from data.mixture import picks
 from data.pool import WorkerLostError, run_in_processes
+from data.recipe import open_recipe
 from data.shards import CorpusError
+from data.source_config import SourceConfig
 from data.split import problem_at, split_of
 from data.tokenizer import SymbolicTokenizer, TokenizerConfig
 
@@ -173,25 +176,6 @@ def test_pool_reports_progress_errors_and_deaths() -> None:
         run_in_processes(die_in_worker, [0], 1, shown.append)
 
 
-def test_a_document_is_drawn_alone(tmp_path: Path, config_at: ConfigFactory) -> None:
-    sources = drawable_sources(config_at(tmp_path), "train")
-    whole = drawn(sources, "train", 7, range(0, 500))
-    parts = [drawn(sources, "train", 7, range(a, a + 50)) for a in range(0, 500, 50)]
-    assert whole == [pick for part in parts for pick in part]
-    assert whole != drawn(sources, "validation", 7, range(0, 500))
-    assert whole != drawn(sources, "train", 8, range(0, 500))
-
-
-def test_shares_follow_weights_and_levels(tmp_path: Path, config_at: ConfigFactory) -> None:
-    sources = drawable_sources(config_at(tmp_path), "train")
-    picks = drawn(sources, "train", 0, range(20_000))
-    names = [source.name for source, _ in picks]
-    assert abs(names.count("direct") / 20_000 - 0.5) < 0.02
-    assert abs(names.count("written") / 20_000 - 0.25) < 0.02
-    levels = [level for source, level in picks if source.name == "direct"]
-    assert all(abs(levels.count(level) / len(levels) - 0.25) < 0.03 for level in (2, 4, 8, 16))
-
-
 def test_manifest_counts_what_is_there(small_corpus: Path) -> None:
     manifest = Corpus.open(small_corpus).manifest
     train = manifest["splits"]["train"]
@@ -214,9 +198,10 @@ def test_validation_is_held_out(small_corpus: Path, config_at: ConfigFactory) ->
     manifest = Corpus.open(small_corpus).manifest
     assert manifest["sources"]["direct"]["train_only_levels"] == [2, 4]
     assert set(manifest["splits"]["validation"]["sources"]["direct"]["levels"]) <= {"8", "16"}
-    picks = drawn(drawable_sources(config, "validation"), "validation", config.seed, range(40))
-    for number, (source, level) in enumerate(picks):
-        problem = problem_at(source.config.task, level, "validation", config.seed, number)
+    (job,) = [job for job in open_recipe(config).jobs() if job.split == "validation"]
+    for pick in picks(job.part, "validation", config.seed):
+        task = pick.source.config.task
+        problem = problem_at(task, pick.level, "validation", config.seed, pick.number)
         assert split_of(problem.task, problem.question) == "validation"
 
 
@@ -234,9 +219,10 @@ def test_without_levels_to_hold_out_validation_is_empty(
 def test_long_documents_are_cut_and_counted(tmp_path: Path, config_at: ConfigFactory) -> None:
     config = config_at(tmp_path, context=16, num_documents=50, num_validation_documents=0)
     opened = Corpus.open(make(config))
+    (job,) = open_recipe(config).jobs()
     lengths = [
         len(document.encoded)
-        for document in documents(config, opened.tokenizer, "train", range(50))
+        for document in documents(config, opened.tokenizer, "train", job.part, {})
     ]
     train = opened.manifest["splits"]["train"]
     assert train["split_documents"] == sum(length > 16 for length in lengths) > 0

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from data.config import DataConfig, SourceConfig
+from data.config import DataConfig
 from data.errors import one_line_errors
+from data.source_config import SourceConfig
 from models.config import BackboneConfig
 from models.depth.looped import LoopedDepthConfig
 from models.mixers.attention import AttentionConfig

@@ -128,7 +128,10 @@ IMPOSSIBLE = [
     (["data.context=8"], "data.context=8 .* at least 16"),
     (["data.sources.direct.levels=[]"], r"data.sources.direct.levels=\[\]"),
     (["+eval.tasks={s3_swaps: {levels: [900]}}"], "eval.tasks.s3_swaps: .*900"),
-    (["+eval.tasks={s4: {levels: [2]}}"], "eval.tasks.s4: task=s4 is not a task: use one of parity"),
+    (
+        ["+eval.tasks={s4: {levels: [2]}}"],
+        "eval.tasks.s4: task=s4 is not a task: use one of",
+    ),
     (["eval.items=0"], "eval.items=0 must be at least 1"),
     (["study.jobs=0"], "study.jobs=0 must be at least 1"),
     (["experiment_name=../x"], "experiment_name=../x must be a folder name"),

@@ -38,8 +38,8 @@ ROWS = 8
 def step_rows(corpus: Corpus, rank: int = 0, world: int = 1, accumulate: int = 1) -> StepRows:
     """Two stages: the second begins at step 12."""
 
-    def place(step: int) -> tuple[int, int]:
-        return (0, step) if step < 12 else (1, step - 12)
+    def place(step: int) -> tuple[int, int, int]:
+        return (0, step, 12) if step < 12 else (1, step - 12, STEPS - 12)
 
     rows = corpus.split("train")
     return StepRows(rows, ROWS, 7, place, range(STEPS), rank, world, accumulate)
@@ -102,8 +102,8 @@ def _batches(feed: StepRows, step: int) -> list[Batch]:
 
 
 def test_a_stage_has_its_own_order(corpus: Corpus) -> None:
-    feed, rows = step_rows(corpus), corpus.split("train").num_rows
-    assert list(feed.indices(13)) == list(GlobalOrder(rows, ROWS, 7, stage=1).indices(1))
+    feed, phases = step_rows(corpus), corpus.split("train").phases
+    assert list(feed.indices(13)) == list(GlobalOrder(phases, ROWS, 7, stage=1).indices(1))
     assert list(feed.indices(13)) != list(feed.indices(1))
 
 

@@ -280,7 +280,7 @@ def test_a_loss_that_is_no_number_stops_the_run(
         line = refusal(capsys, "train", lambda: train(config))
     run = run_folder(config)
     corpus = Corpus.open(next(Path(config.data.root).iterdir()))
-    rows = GlobalOrder(corpus.split("train").num_rows, 4, 0, 0).indices(7)
+    rows = GlobalOrder(corpus.split("train").phases, 4, 0, 0).indices(7)
     number = r"(nan|inf)" if where == "loss" else r"\d+\.\d+"
     assert re.fullmatch(
         rf"step 8: loss {number}, gradient norm nan; the batch is rows "

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from data.batch import Batch
-from data.config import SourceConfig
 from data.corpus import Corpus
 from data.document import LossWeights
 from data.roles import Role
+from data.source_config import SourceConfig
 from eval.budget import BudgetConfig
 from eval.checkpoint import load_trained
 from eval.config import EvalConfig, TaskEval
