@@ -75,9 +75,8 @@ def solve_mixed_chain(question: str, level: int) -> str:
     moves = list(zip(symbols[::2], map(int, symbols[1::2]), strict=True))
     assert len(moves) == level
     operations = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
-    return str(
-        reduce(lambda value, move: operations[move[0]](value, move[1]), moves, int(first)) % 7
-    )
+    value = reduce(lambda value, move: operations[move[0]](value, move[1]), moves, int(first))
+    return str(value % 7)
 
 
 @cache
@@ -99,9 +98,8 @@ def solve_mnns(question: str, level: int) -> str:
 def solve_small_program(question: str, level: int) -> str:
     """A machine with a program counter, a loop being one jump back for each further round."""
     text, asked = question.split(" ? ")
-    start, *_ = text.split(" ; ")
-    registers = {name: int(value) for name, value in zip(start.split()[::2], start.split()[1::2])}
-    tokens = text.split()[len(start.split()) :]
+    start, tokens = text.split()[:6], text.split()[6:]
+    registers = dict(zip(start[::2], map(int, start[1::2]), strict=True))
     place = steps = remaining = body = 0
     while place < len(tokens):
         token = tokens[place]

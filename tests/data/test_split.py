@@ -19,6 +19,7 @@ from data.split import (
     splittable,
 )
 from data.task_list import TASKS
+from data.vocabulary import FIRST_TASKS
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,13 +27,15 @@ DIGEST = """
 import hashlib
 from data.split import problem_at
 from data.task_list import TASKS
-items = [problem_at(name, task.levels[-1], "train", 7, index) for name, task in TASKS.items()
+from data.vocabulary import FIRST_TASKS
+items = [problem_at(name, TASKS[name].levels[-1], "train", 7, index) for name in FIRST_TASKS
          for index in (0, 5)]
 print(hashlib.sha256(repr(items).encode()).hexdigest())
 """
 
-# Of the items above. Where it changes, the same settings make another corpus: that must be wanted,
-# and the version of the generators in the corpus' definition must change with it.
+# Of the items above (newer tasks are in test_generator_version.py). Where it changes, the same
+# settings make another corpus: that must be wanted, and the version of the generators in the
+# corpus' definition must change with it.
 GOLDEN = "f37a56676665b11791d5928e1afdf42bcd361410bace18d19ee40e1344dd4da0"
 
 
@@ -166,8 +169,8 @@ def test_what_does_not_exist_is_refused(
 
 def test_the_digest_of_this_process_is_golden() -> None:
     items = [
-        problem_at(name, task.levels[-1], "train", 7, index)
-        for name, task in TASKS.items()
+        problem_at(name, TASKS[name].levels[-1], "train", 7, index)
+        for name in FIRST_TASKS
         for index in (0, 5)
     ]
     assert hashlib.sha256(repr(items).encode()).hexdigest() == GOLDEN
