@@ -1,7 +1,7 @@
 """Modular expressions in prefix form: arithmetic in the head (Mano, Physics of LMs 4.1, Allen-Zhu).
 
-Values are the residues modulo 23, one symbol each as in the original: e0 to e22 stand for 0 to 22,
-so that nothing is learned of digits and every operation is one lookup in a table of knowledge.
+Values are the residues modulo 23, one symbol each: e0 to e22 stand for 0 to 22, so that no digits
+get in the way and every operation is a lookup in a table that the weights have to hold.
 """
 
 from collections.abc import Iterator

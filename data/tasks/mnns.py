@@ -25,8 +25,9 @@ class MNNS(Task):
     """`3 0 , 7 5 , 2 1 ? 6 6`: which signs make the sum 66? `- + +`; the level counts the numbers.
 
     Numbers are uniform from 10 to 99, and the target is the size of their sum under random signs,
-    so it can always be reached. Several answers may be right (seldom below 8 numbers), and `verify`
-    takes every one; the one that is written is the first in the order of `+` before `-`.
+    so it can always be reached. Several answers may be right (to one question in ten at 5 numbers,
+    to half at 8), and `verify` takes every one; the one that is written is the first in the order
+    of `+` before `-`.
 
     The trace takes each number with its sign and the sum so far, `+ 7 5 = 4 5`, and then writes all
     signs (`full`); `short` writes the signs alone and is the minimal trace; `verbose` also tries

@@ -25,6 +25,7 @@ class Multiplication(Task):
 
     name = "multiplication"
     capability = "arithmetic"
+    constant_attains_chance = False  # above 3 digits it is a bound
     levels = (1, 2, 3, 4, 5)
     beyond = (6, 8)
     highest = 12

@@ -49,7 +49,7 @@ class SmallProgram(Task):
 
     The trace writes the register of each step with its value after it, `a = 7` (`full`), the same
     without the `=` (`short`, also the minimal trace), or each instruction and what it reads, as in
-    `c < d : a = a + b > 2 < 5 : 3 + 4 = 7`, with `#` where the condition fails (`verbose`).
+    `b < c : a = a + b > 2 < 5 : 3 + 2 = 5`, with `#` where the condition fails (`verbose`).
     """
 
     name = "small_program"

@@ -142,8 +142,7 @@ def test_chance_of_signs_is_enumerated(minus: int) -> None:
     assert share_answered(2, minus) == pytest.approx(np.mean(rates))
 
 
-def test_chance_of_three_signs_is_enumerated() -> None:
-    """On a grid of every seventh number the same formula can't be used, so: by a large sample."""
+def test_chance_of_three_signs_is_that_of_a_large_sample() -> None:
     rng = np.random.default_rng(0)
     numbers = rng.integers(10, 100, size=(400_000, 3))
     targets = np.abs((numbers * rng.choice((1, -1), size=numbers.shape)).sum(axis=1))

@@ -9,6 +9,7 @@ import pytest
 from data.task_list import TASKS
 from data.tasks.fuzzy_recall import KEY_LETTERS, VALUE_LETTERS
 from data.tasks.mqar import KEYS, VALUES
+from data.tasks.noisy_recall import NOISE
 from data.tasks.task import Problem
 
 RECALL = ("noisy_recall", "fuzzy_recall", "changing_recall")
@@ -38,13 +39,11 @@ def test_traces_are_the_answer_the_lookups_and_what_the_stream_says(name: str) -
 
 def test_half_of_the_stream_is_noise_in_any_place() -> None:
     problems = draw("noisy_recall", 8, 600)
-    is_noise = np.array(
-        [[symbol in "abcdefghijklmnop" for symbol in parts(p)[0]] for p in problems]
-    )
+    is_noise = np.array([[len(symbol) == 1 for symbol in parts(p)[0]] for p in problems])
     assert (is_noise.sum(axis=1) == 16).all()
     assert np.abs(is_noise.mean(axis=0) - 1 / 2).max() < 5 * 0.5 / 600**0.5
     letters = Counter(symbol for p in problems for symbol in parts(p)[0] if len(symbol) == 1)
-    assert len(letters) == 16 and min(letters.values()) > 0.8 * 600
+    assert set(letters) == set(NOISE) and min(letters.values()) > 0.8 * 600
 
 
 def test_no_fixed_shift_finds_the_value() -> None:
@@ -75,6 +74,16 @@ def test_motifs_have_each_length_alike() -> None:
     assert all(count / 4000 == pytest.approx(1 / 3, abs=0.03) for count in values.values())
 
 
+def test_the_likeliest_value_is_a_single_letter() -> None:
+    """One in 24 for each of the eight, which is what `chance` takes in every place."""
+    answers = Counter(problem.answer for problem in draw("fuzzy_recall", 1, 4000))
+    chance = TASKS["fuzzy_recall"].chance(1)
+    spread = 4 * (chance * (1 - chance) / 4000) ** 0.5
+    assert chance == 1 / 24 and TASKS["fuzzy_recall"].chance(3) == pytest.approx(chance**3)
+    assert all(abs(answers[letter] / 4000 - chance) < spread for letter in VALUE_LETTERS)
+    assert {answer for answer, _ in answers.most_common(8)} == set(VALUE_LETTERS)
+
+
 def test_keys_often_begin_or_end_alike() -> None:
     """So that one symbol of a key doesn't say which key it is."""
     shared = 0
@@ -92,6 +101,13 @@ def test_every_key_is_written_and_half_of_the_writes_are_rewrites() -> None:
         stream, queries = parts(problem)
         writes = Counter(stream[::2])
         assert set(writes) == set(queries) and sum(writes.values()) == 2 * len(writes) == 16
+
+
+def test_rewrites_stand_among_the_first_writes() -> None:
+    """Any order of the writes is as likely: hardly ever are all keys written before a rewrite."""
+    problems = draw("changing_recall", 8, 200)
+    late = sum(len(set(parts(problem)[0][:16:2])) == 8 for problem in problems)
+    assert late < 10
 
 
 def test_the_first_value_is_right_for_a_third() -> None:
@@ -123,6 +139,13 @@ def test_streams_are_counted_exactly() -> None:
     assert len(streams) == 14
     values = 60 * 59 * 58 * 57
     assert TASKS["changing_recall"].num_problems(2) == (60 * 59 // 2) * 14 * values * 2
+
+
+def test_digits_are_assigned_alike() -> None:
+    answers = Counter(problem.answer for problem in draw("var_assign", 4, 2000))
+    # Chi-square with 9 degrees of freedom exceeds 33.7 once in 10,000.
+    assert sum((answers[str(digit)] - 200) ** 2 / 200 for digit in range(10)) < 33.7
+    assert TASKS["var_assign"].chance(4) == 1 / 10
 
 
 @pytest.mark.parametrize("level", [1, 4, 16])
