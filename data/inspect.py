@@ -15,6 +15,8 @@ from .split import SPLITS, problem_at, splittable
 from .task_list import TASKS, find_task
 from .tasks.task import TRACES, Problem, Task
 
+NAMES = textwrap.fill(", ".join(TASKS), 80, subsequent_indent=10 * " ")
+
 HELP = f"""\
 Print problems of a task as a person reads them, or list the tasks.
 
@@ -25,7 +27,7 @@ Print problems of a task as a person reads them, or list the tasks.
 
 Switches are key=value:
 
-  task    one of {", ".join(TASKS)}
+  task    one of {NAMES}
   level   how hard; the list of tasks says which levels each was trained on and which go beyond
   trace   what is written before the answer: {", ".join(TRACES)} (default full)
   count   how many problems (default 3)

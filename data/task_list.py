@@ -1,14 +1,23 @@
 """The list of tasks: a task's name here is its tag in configs, corpora and ledgers."""
 
 from .tasks.addition import Addition
+from .tasks.changing_recall import ChangingRecall
+from .tasks.fuzzy_recall import FuzzyRecall
 from .tasks.group_words import A5, S3, S5, S3Swaps
 from .tasks.igsm import IGSM
+from .tasks.mano import Mano
+from .tasks.mixed_chain import MixedChain
+from .tasks.mnns import MNNS
 from .tasks.mqar import MultiQueryRecall
+from .tasks.multiplication import Multiplication
+from .tasks.noisy_recall import NoisyRecall
 from .tasks.parity import Parity
 from .tasks.phop import PHop
 from .tasks.prosqa import ProsQA
 from .tasks.selective_copy import SelectiveCopy
+from .tasks.small_program import SmallProgram
 from .tasks.task import Task
+from .tasks.var_assign import VarAssign
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -24,6 +33,15 @@ TASKS: dict[str, Task] = {
         Addition(),
         ProsQA(),
         IGSM(),
+        NoisyRecall(),
+        FuzzyRecall(),
+        ChangingRecall(),
+        VarAssign(),
+        Mano(),
+        Multiplication(),
+        MixedChain(),
+        MNNS(),
+        SmallProgram(),
     )
 }
 

@@ -33,6 +33,7 @@ class ProsQA(Task):
 
     name = "prosqa"
     capability = "search"
+    constant_attains_chance = False
     levels = (2, 3, 4, 5, 6)
     beyond = (8, 10)
     highest = 12

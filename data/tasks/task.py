@@ -51,7 +51,9 @@ class Task(ABC):
     """A stateless generator of problems; a new one is one file here and one line in the list.
 
     `levels` are the reference levels to train on and `beyond` the harder ones to test on; any level
-    from `lowest` to `highest` can be drawn.
+    from `lowest` to `highest` can be drawn. Where a question has several right answers, `unique` is
+    False and `verify` takes every one of them; where no constant answer is right as often as
+    `chance` says, `constant_attains_chance` is False.
     """
 
     name: ClassVar[str]
@@ -63,6 +65,8 @@ class Task(ABC):
     traces: ClassVar[tuple[str, ...]] = TRACES
     lowest: ClassVar[int] = 1
     highest: ClassVar[int] = HIGHEST_LEVEL
+    unique: ClassVar[bool] = True
+    constant_attains_chance: ClassVar[bool] = True
 
     def sample(self, rng: np.random.Generator, level: int) -> Problem:
         """One problem of that level; all its randomness comes from `rng`."""

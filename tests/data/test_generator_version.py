@@ -24,6 +24,15 @@ DIGESTS = {
     "addition": "a64819ec4eae06fd",
     "prosqa": "09244e5740811aa0",
     "igsm": "a77c42ed024edfbf",
+    "noisy_recall": "1f9e6b0a07a7584f",
+    "fuzzy_recall": "9385149e2101ef7d",
+    "changing_recall": "0833fba55262aacf",
+    "var_assign": "8e875cd1c13449d9",
+    "mano": "ed9abfe1d246b646",
+    "multiplication": "0c1cb178bd029fde",
+    "mixed_chain": "5a81753eca6f2bae",
+    "mnns": "8f252ebacdf55122",
+    "small_program": "a73659f670aa98c7",
 }
 
 

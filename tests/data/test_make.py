@@ -23,6 +23,7 @@ from data.shards import CorpusError
 from data.source_config import SourceConfig
 from data.split import problem_at, split_of
 from data.tokenizer import SymbolicTokenizer, TokenizerConfig
+from data.vocabulary import first_vocabulary
 
 ConfigFactory = Callable[..., DataConfig]
 
@@ -275,7 +276,7 @@ def test_what_does_not_determine_bytes_does_not(tmp_path: Path, config_at: Confi
 
 def test_tokenizer_comes_back(small_corpus: Path) -> None:
     opened = Corpus.open(small_corpus)
-    assert opened.tokenizer.fingerprint == SymbolicTokenizer().fingerprint
+    assert opened.tokenizer.fingerprint == SymbolicTokenizer(first_vocabulary()).fingerprint
 
 
 def test_what_cannot_be_written_is_named_before_any_work(

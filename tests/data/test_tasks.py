@@ -15,6 +15,7 @@ from data.tasks.igsm import LAYERS, draw_expressions
 from data.tasks.task import HIGHEST_LEVEL, TRACES, Problem, Task
 from data.tokenizer import SymbolicTokenizer
 from data.vocabulary import LEVELS, OPERATORS, task_token
+from tests.data import solvers_recall_and_arithmetic as recall_and_arithmetic
 
 SHARED = {*"0123456789", *"abcdefghijklmnopqrstuvwxyz", *OPERATORS}
 EACH_TASK = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
@@ -254,6 +255,7 @@ SOLVERS = {
     "addition": solve_addition,
     "prosqa": solve_prosqa,
     "igsm": solve_igsm,
+    **recall_and_arithmetic.SOLVERS,
 }
 
 
