@@ -4,9 +4,10 @@ The layout is the same for every task, so that one model learns all trace modes:
 
     <task> Ln <mode> question ... [ <think> steps ... </think> ] answer ... <eos>
 
-Everything up to the question, and `<think>` where there is a trace, is the prompt (role QUESTION).
-Plain text is `<eos> text <eos>` (role TEXT): after the first `<eos>` each of its tokens is
-predicted, so that its bits per byte are those of the whole text.
+(without `Ln` where the question comes from a text). Everything up to the question, and `<think>`
+where there is a trace, is the prompt (role QUESTION). Plain text is `<eos> text <eos>` (role TEXT):
+after the first `<eos>` each of its tokens is predicted, so that its bits per byte are those of the
+whole text.
 """
 
 from dataclasses import dataclass
@@ -82,7 +83,9 @@ class Fragment:
 
 def fragments(problem: Problem, trace: str) -> list[Fragment]:
     """The document, cut where roles change and where quoted text begins or ends."""
-    header = f"{task_token(problem.task)} L{problem.level} {mode_token(trace)} "
+    # The level of a text says how long its solution is, which a prompt mustn't tell.
+    level = "" if problem.is_text else f"L{problem.level} "
+    header = f"{task_token(problem.task)} {level}{mode_token(trace)} "
     result = [
         Fragment(header, Role.QUESTION),
         Fragment(problem.question, Role.QUESTION, quoted=True),

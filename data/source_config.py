@@ -79,6 +79,9 @@ class SourceConfig:
             task = find_task(self.task)
         except ValueError as error:
             raise ValueError(f"{key}.task={self.task!r} is not possible; {error}") from None
+        if task.test_only:
+            allowed = f"tasks to train on; {self.task} is a test set: train on text.recipe instead"
+            refuse(f"{key}.task", self.task, allowed)
         if self.trace not in task.traces:
             refuse(f"{key}.trace", self.trace, f"one of {listed(task.traces)}")
         self._validate_levels(f"{key}.levels", self.levels)

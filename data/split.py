@@ -34,6 +34,8 @@ def split_of(task: str, question: str) -> str:
 
 def splittable(task: str, level: int) -> bool:
     """Whether a level has problems enough to hold some out; one that has not is train-only."""
+    if find_task(task).test_only:
+        return True
     num_problems = find_task(task).num_problems(level)
     return num_problems is None or num_problems >= SMALLEST_SPLITTABLE
 
@@ -64,6 +66,8 @@ def evaluation_problems(task: str, level: int, split: str, seed: int, count: int
     holds fewer distinct questions in the split than asked for raises ValueError.
     """
     check_level_and_split(task, level, split)
+    if (given := find_task(task).fixed(level)) is not None:
+        return _of_given(task, given, split, seed, count)
     only_train, num_problems = not splittable(task, level), find_task(task).num_problems(level)
     held = "train" if only_train else split
     wanted = min(count, num_problems) if only_train and num_problems is not None else count
@@ -80,6 +84,14 @@ def evaluation_problems(task: str, level: int, split: str, seed: int, count: int
             f" {count} were asked for: ask for fewer or take a higher level"
         )
     return list(found.values())
+
+
+def _of_given(task: str, given: list[Problem], split: str, seed: int, count: int) -> list[Problem]:
+    """`count` questions of a test set, or as many as it has, in an order that the seed gives."""
+    if split != "test":
+        raise ValueError(f"{task} has test questions only: ask for split=test, not {split}")
+    order = item_rng(task, 0, split, seed, 0).permutation(len(given))
+    return [given[place] for place in order[:count].tolist()]
 
 
 def check_level_and_split(task: str, level: int, split: str) -> None:

@@ -1,5 +1,6 @@
 """The list of tasks: a task's name here is its tag in configs, corpora and ledgers."""
 
+from .adapters.borrowed import PREFIXES, borrowed_task
 from .tasks.addition import Addition
 from .tasks.changing_recall import ChangingRecall
 from .tasks.fuzzy_recall import FuzzyRecall
@@ -18,6 +19,7 @@ from .tasks.selective_copy import SelectiveCopy
 from .tasks.small_program import SmallProgram
 from .tasks.task import Task
 from .tasks.var_assign import VarAssign
+from .texts.test_sets import TEST_SETS, test_set
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -47,7 +49,18 @@ TASKS: dict[str, Task] = {
 
 
 def find_task(name: str) -> Task:
-    """The task of that name; ValueError names the known ones."""
-    if name not in TASKS:
-        raise ValueError(f"task={name} is not a task: use one of {', '.join(TASKS)}")
-    return TASKS[name]
+    """The task of that name: one of ours, a published test set, or one of another package.
+
+    Raises:
+        ValueError: there is none of that name, or its package isn't installed.
+    """
+    if name in TASKS:
+        return TASKS[name]
+    if name in TEST_SETS:
+        return test_set(name)
+    if name.startswith(PREFIXES):
+        return borrowed_task(name)
+    raise ValueError(
+        f"task={name} is not a task: use one of {', '.join(TASKS)}; a test set"
+        f" ({', '.join(TEST_SETS)}); or a borrowed one, which `python -m data.inspect` lists"
+    )

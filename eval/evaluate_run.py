@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
+import yaml
 
 from data.atomic import write_atomically
 from data.corpus import Corpus
@@ -76,7 +76,7 @@ def _score_texts(folder: Path, trained: Trained, device: str, force: bool) -> No
         return
     if not force and read_scores(folder, trained.identity) is not None:
         return
-    path = str(OmegaConf.select(OmegaConf.load(folder / CONFIG_FILE), "corpus"))
+    path = yaml.safe_load((folder / CONFIG_FILE).read_text())["corpus"]
     try:
         corpus = Corpus.open(path, verify=False)
     except CorpusError as error:

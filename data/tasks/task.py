@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,7 +25,8 @@ class Problem:
     `minimal_trace` is the length in symbols of the shortest trace that still writes what the task
     asks to be written (each task says what that is); `labels`, where a task has them, hold the
     answer to the question's prefix after each of its symbols, one symbol each. `is_text` marks what
-    comes from a corpus of text: no task wrote it, its steps are what its author wrote.
+    comes from a corpus of text: no task wrote it, its steps are what its author wrote. `entry` is
+    what a borrowed verifier needs beside the texts.
     """
 
     task: str
@@ -36,6 +37,7 @@ class Problem:
     minimal_trace: int
     labels: tuple[str, ...] | None = None
     is_text: bool = field(default=False, repr=False)
+    entry: Any = field(default=None, repr=False, compare=False)
 
     @cached_property
     def symbols(self) -> tuple[str, ...]:
@@ -66,6 +68,7 @@ class Task(ABC):
     lowest: ClassVar[int] = 1
     highest: ClassVar[int] = HIGHEST_LEVEL
     unique: ClassVar[bool] = True
+    test_only: ClassVar[bool] = False
     constant_attains_chance: ClassVar[bool] = True
 
     def sample(self, rng: np.random.Generator, level: int) -> Problem:
@@ -76,6 +79,10 @@ class Task(ABC):
     @abstractmethod
     def draw(self, rng: np.random.Generator, level: int) -> Problem:
         """`sample` without the check of the level: what a task writes."""
+
+    def fixed(self, level: int) -> list[Problem] | None:
+        """The given questions of a level, for a task that isn't generated; None for all others."""
+        return None
 
     @abstractmethod
     def chance(self, level: int) -> float:

@@ -112,7 +112,10 @@ def test_the_same_loop_count_or_rule_is_not_run_twice() -> None:
     ("config", "message"),
     [
         (EvalConfig(), "eval.tasks is empty"),
-        (EvalConfig({"sums": TaskEval()}), "eval.tasks.sums is no task: choose one of parity,"),
+        (
+            EvalConfig({"sums": TaskEval()}),
+            "eval.tasks.sums: task=sums is not a task: use one of ",
+        ),
         (EvalConfig({"parity": TaskEval([99])}), "eval.tasks.parity: level=99"),
         (EvalConfig({"parity": TaskEval(traces=["long"])}), "eval.tasks.parity: trace=long"),
         (

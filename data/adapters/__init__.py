@@ -1,0 +1,1 @@
+"""Generators of other packages as tasks."""
