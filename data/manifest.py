@@ -70,7 +70,14 @@ def _source_definition(source: SourceConfig, text: StagedText | None) -> Json:
         **_unless("schedule", schedule, []),
         **_unless("max_epochs", source.max_epochs and float(source.max_epochs), None),
         **({} if text is None else {"text": text.hash}),
+        **_package(source),
     }
+
+
+def _package(source: SourceConfig) -> Json:
+    """Name and version of the package that makes a borrowed task's problems."""
+    package = getattr(find_task(source.task), "package", None) if source.task else None
+    return {} if package is None else {"package": package}
 
 
 def _unless(key: str, value: Any, default: Any) -> Json:
