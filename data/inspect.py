@@ -1,18 +1,17 @@
 """`python -m data.inspect`: problems as a person reads them, or the list of tasks."""
 
 import os
-import shutil
 import sys
 import textwrap
-import time
 from dataclasses import dataclass, fields
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .document import document_text
-from .split import SPLITS, problem_at, splittable
+from .document import document_text, written_steps
+from .split import SPLITS, evaluation_problems, problem_at, splittable
 from .task_list import TASKS, find_task
+from .task_table import chance, task_lines, terminal_width
 from .tasks.task import TRACES, Problem, Task
 
 NAMES = textwrap.fill(", ".join(TASKS), 80, subsequent_indent=10 * " ")
@@ -29,7 +28,7 @@ Switches are key=value:
 
   task    one of {NAMES}
   level   how hard; the list of tasks says which levels each was trained on and which go beyond
-  trace   what is written before the answer: {", ".join(TRACES)} (default full)
+  trace   what is written before the answer: {", ".join(TRACES)} (default full, where it exists)
   count   how many problems (default 3)
   seed    another seed, other problems (default 0)
   split   {", ".join(SPLITS)} (default train); problems of one never occur in another
@@ -38,7 +37,6 @@ Each problem has its question, its trace (one step a line where steps are long) 
 """
 
 LABEL_WIDTH = 11
-SECONDS_PER_TASK = 0.05
 
 
 @dataclass
@@ -47,7 +45,7 @@ class InspectConfig:
 
     task: str | None = None
     level: int | None = None
-    trace: str = "full"
+    trace: str | None = None
     count: int = 3
     seed: int = 0
     split: str = "train"
@@ -90,9 +88,13 @@ def checked(config: InspectConfig) -> InspectConfig:
     """The config, where its values are possible; ValueError where they aren't."""
     if config.task is None and config != InspectConfig():
         raise ValueError(f"task=NAME is missing: use one of {', '.join(TASKS)}")
-    if config.trace not in TRACES:
+    known = TRACES if config.task is None else find_task(config.task).traces
+    if config.trace is None:
+        config.trace = "full" if "full" in known else "none"
+    if config.trace not in known:
         raise ValueError(
-            f"trace={config.trace} is not a trace mode: use one of {', '.join(TRACES)}"
+            f"trace={config.trace} is not a trace mode of {config.task}: use one of"
+            f" {', '.join(known)}"
         )
     if config.count < 1:
         raise ValueError(f"count={config.count} is not possible: use 1 or more")
@@ -103,19 +105,23 @@ def problem_lines(config: InspectConfig) -> list[str]:
     """The problems that the switches ask for."""
     task = find_task(str(config.task))
     level = task.levels[0] if config.level is None else config.level
-    lines = [f"{task.name}, level {level}, trace {config.trace}, split {config.split}"]
+    trace, split = str(config.trace), "test" if task.test_only else config.split
+    lines = [f"{task.name}, level {level}, trace {trace}, split {split}"]
     task.check_level(level)
+    if task.test_only:
+        given = evaluation_problems(task.name, level, split, config.seed, config.count)
+        return [*lines, *(line for each in given for line in ["", *shown(task, each, trace)])]
     if not splittable(task.name, level):
         lines[0] += f" (train-only: this level has just {task.num_problems(level)} questions)"
     for index in range(config.count):
-        problem = problem_at(task.name, level, config.split, config.seed, index)
-        lines += ["", f"problem {index} of seed {config.seed}", *shown(task, problem, config.trace)]
+        problem = problem_at(task.name, level, split, config.seed, index)
+        lines += ["", f"problem {index} of seed {config.seed}", *shown(task, problem, trace)]
     return lines
 
 
 def shown(task: Task, problem: Problem, trace: str) -> list[str]:
     """One problem, each part under its label."""
-    steps = task.trace(problem, trace)
+    steps = written_steps(problem, trace) if trace != "none" else ()
     by_line = any(" " in step for step in steps)
     size = f"{len(document_text(problem, trace).split())} symbols, minimal trace"
     return [
@@ -133,68 +139,14 @@ def shown(task: Task, problem: Problem, trace: str) -> list[str]:
 def labelled(label: str, texts: list[str]) -> list[str]:
     """Texts wrapped to the terminal beside a label."""
     width = max(terminal_width() - LABEL_WIDTH, 20)
+    paragraphs = [line for text in texts for line in text.splitlines()]
     wrapped = [
-        line for text in texts for line in textwrap.wrap(text, width, break_on_hyphens=False)
+        line
+        for text in paragraphs
+        for line in textwrap.wrap(text, width, break_on_hyphens=False) or [""]
     ]
     margins = [f"  {label}".ljust(LABEL_WIDTH), *[" " * LABEL_WIDTH] * (len(wrapped) - 1)]
     return [margin + line for margin, line in zip(margins, wrapped, strict=True)]
-
-
-def task_lines() -> list[str]:
-    """The table of tasks; sizes and speed are of the middle level."""
-    header = ("task", "capability", "levels", "beyond", "chance", "tokens", "problems/s")
-    rows = [header, *map(task_row, TASKS.values())]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    return [*lines, "", *textwrap.wrap(LEGEND, terminal_width())]
-
-
-LEGEND = (
-    "*: train-only, the level has too few questions to hold any out. chance: best accuracy of a"
-    " guesser that knows only the level. tokens: symbols of a document with trace"
-    f" {' / '.join(TRACES)}. problems/s: drawn on one core of this machine just now. The last three"
-    " are of the middle level. See problems with task=NAME; --help says more."
-)
-
-
-def task_row(task: Task) -> tuple[str, ...]:
-    """One line of the table."""
-    level = task.levels[len(task.levels) // 2]
-    problem = problem_at(task.name, level, "train", 0, 0)
-    tokens = [len(document_text(problem, trace).split()) for trace in TRACES]
-    return (
-        task.name,
-        task.capability,
-        marked(task, task.levels),
-        marked(task, task.beyond),
-        chance(task, level),
-        " / ".join(map(str, tokens)),
-        f"{problems_per_second(task, level):,.0f}",
-    )
-
-
-def marked(task: Task, levels: tuple[int, ...]) -> str:
-    """Levels as a person reads them, with a star at those that are train-only."""
-    return " ".join(f"{level}{'' if splittable(task.name, level) else '*'}" for level in levels)
-
-
-def chance(task: Task, level: int) -> str:
-    """Chance to three significant digits."""
-    return f"{task.chance(level):.3g}"
-
-
-def problems_per_second(task: Task, level: int) -> float:
-    """How fast training problems are drawn, measured for a moment."""
-    start, index = time.perf_counter(), 0
-    while time.perf_counter() - start < SECONDS_PER_TASK:
-        problem_at(task.name, level, "train", 0, index)
-        index += 1
-    return index / (time.perf_counter() - start)
-
-
-def terminal_width() -> int:
-    """Columns to fill; a pipe gets 100."""
-    return shutil.get_terminal_size((100, 24)).columns
 
 
 if __name__ == "__main__":

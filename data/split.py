@@ -54,7 +54,7 @@ def problem_at(task: str, level: int, split: str, seed: int, index: int) -> Prob
         return generator.sample(rng, level)
     for _ in range(MAX_REDRAWS):
         problem = generator.sample(rng, level)
-        if split_of(task, problem.question) == split:
+        if split_of(task, generator.split_key(problem)) == split:
             return problem
     raise RuntimeError(f"{task} level {level} gave no {split} problem in {MAX_REDRAWS} draws")
 

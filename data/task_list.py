@@ -2,21 +2,28 @@
 
 from .adapters.borrowed import PREFIXES, borrowed_task
 from .tasks.addition import Addition
+from .tasks.ancestors import Ancestors
 from .tasks.changing_recall import ChangingRecall
 from .tasks.fuzzy_recall import FuzzyRecall
 from .tasks.group_words import A5, S3, S5, S3Swaps
 from .tasks.igsm import IGSM
+from .tasks.knights_knaves import KnightsKnaves
 from .tasks.mano import Mano
+from .tasks.maze import Maze
 from .tasks.mixed_chain import MixedChain
 from .tasks.mnns import MNNS
 from .tasks.mqar import MultiQueryRecall
 from .tasks.multiplication import Multiplication
 from .tasks.noisy_recall import NoisyRecall
 from .tasks.parity import Parity
+from .tasks.path_star import PathStar
 from .tasks.phop import PHop
 from .tasks.prosqa import ProsQA
 from .tasks.selective_copy import SelectiveCopy
+from .tasks.shortest_path import ShortestPath
 from .tasks.small_program import SmallProgram
+from .tasks.sudoku import Sudoku4, Sudoku6
+from .tasks.sudoku_hard import Sudoku9
 from .tasks.task import Task
 from .tasks.var_assign import VarAssign
 from .texts.test_sets import TEST_SETS, test_set
@@ -44,6 +51,14 @@ TASKS: dict[str, Task] = {
         MixedChain(),
         MNNS(),
         SmallProgram(),
+        PathStar(),
+        ShortestPath(),
+        Ancestors(),
+        Maze(),
+        KnightsKnaves(),
+        Sudoku4(),
+        Sudoku6(),
+        Sudoku9(),
     )
 }
 

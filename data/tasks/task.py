@@ -80,6 +80,10 @@ class Task(ABC):
     def draw(self, rng: np.random.Generator, level: int) -> Problem:
         """`sample` without the check of the level: what a task writes."""
 
+    def split_key(self, problem: Problem) -> str:
+        """What decides a problem's split: the question, or what several questions are copies of."""
+        return problem.question
+
     def fixed(self, level: int) -> list[Problem] | None:
         """The given questions of a level, for a task that isn't generated; None for all others."""
         return None

@@ -90,7 +90,10 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["task=phop", "level=99"], "level=99 is not a level of phop: use 1 to 32"),
         (["task=phop", "level=eight"], "level=eight is not possible: level is a whole number"),
         (["task=phop", "level=[1"], "level=[1 is not possible"),
-        (["task=phop", "trace=long"], "trace=long is not a trace mode: use one of none, short"),
+        (
+            ["task=phop", "trace=long"],
+            "trace=long is not a trace mode of phop: use one of none, short",
+        ),
         (["task=phop", "count=0"], "count=0 is not possible"),
         (["task=phop", "split=dev"], "split=dev is not a split: use one of train"),
         (["task=parity", "level=4", "split=test"], "parity level 4 is train-only"),

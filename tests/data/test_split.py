@@ -48,7 +48,7 @@ def test_items_are_in_their_split_and_never_shared(name: str) -> None:
     level, questions = held_out_levels(name)[0], {}
     for split in SPLITS:
         problems = [problem_at(name, level, split, 0, index) for index in range(30)]
-        assert {split_of(name, problem.question) for problem in problems} == {split}
+        assert {split_of(name, TASKS[name].split_key(problem)) for problem in problems} == {split}
         questions[split] = {problem.question for problem in problems}
     assert not questions["train"] & questions["validation"]
     assert not (questions["train"] | questions["validation"]) & questions["test"]
@@ -130,7 +130,7 @@ def test_small_levels_are_train_only() -> None:
 def test_the_smallest_splittable_levels_hold_500_test_questions(name: str, level: int) -> None:
     problems = evaluation_problems(name, level, "test", 0, 500)
     assert len({problem.question for problem in problems}) == 500
-    assert {split_of(name, problem.question) for problem in problems} == {"test"}
+    assert {split_of(name, TASKS[name].split_key(problem)) for problem in problems} == {"test"}
 
 
 def test_evaluation_problems_grow_without_changing() -> None:
