@@ -5,6 +5,7 @@ import sys
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from data.card import PAGE, write_card
 from data.config import DataConfig
 from data.errors import one_line_errors
 from data.groups import describe_groups
@@ -44,6 +45,8 @@ def main(composed: DictConfig) -> None:
         config.validate()
         try:
             folder = make_corpus(config)
+            if not (folder / PAGE).is_file():
+                write_card(folder)
         except KeyboardInterrupt:
             print(
                 "data: stopped; the same command goes on from the finished shards", file=sys.stderr

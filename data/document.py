@@ -156,7 +156,10 @@ def encode_group(group: list[Fragment], tokenizer: Tokenizer) -> list[int]:
         return tokenizer.encode("".join(each.text for each in group))
     ids: list[int] = []
     for each in group:
-        ids += tokenizer.encode_plain(each.text) if each.quoted else tokenizer.encode(each.text)
+        if each.quoted:
+            ids += tokenizer.encode_plain(each.text).tolist()
+        else:
+            ids += tokenizer.encode(each.text)
     return ids
 
 

@@ -21,7 +21,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from .atomic import TEMPORARY_SUFFIX
+from .adapters.adapter import BorrowedTask
+from .atomic import TEMPORARY_SUFFIX, write_atomically
 from .config import DataConfig
 from .generate import make_shard
 from .lock import locked
@@ -29,6 +30,7 @@ from .manifest import MANIFEST, Json, build_manifest, read_manifest, write_json
 from .pool import Tick, run_in_processes
 from .recipe import Job, Recipe, open_recipe
 from .shards import CorpusError, check_shard, write_shard
+from .task_list import find_task
 
 _DOCUMENTS_PER_PROCESS = 2_000  # with fewer, starting a process takes longer than it saves
 Show = Callable[[int], None]
@@ -73,6 +75,8 @@ def _make(recipe: Recipe, progress: bool) -> None:
     for job, entry in zip(jobs, entries, strict=True):
         shards[job.split].append(entry)
     manifest = build_manifest(recipe.config, recipe.tokenizer, recipe.texts, shards)
+    if definition := manifest["tokenizer"]["spec"].get("definition"):
+        write_atomically(recipe.folder / "tokenizer.json", definition.encode())
     write_json(recipe.folder / MANIFEST, manifest)
 
 
@@ -123,9 +127,11 @@ def _made_here(jobs: list[Job], before: int, show: Show) -> list[Json]:
 
 def _work(job: Job, tick: Tick) -> Json:
     """Make one shard; its facts are written last, because they say that it is finished."""
+    before = _rejections(job)
     shard, counts = make_shard(
         job.config, job.tokenizer(), job.split, job.part, job.open_texts(), tick
     )
+    _count_rejections(job, before, counts["sources"])
     entry = {
         **write_shard(job.folder, job.stem, shard),
         **counts,
@@ -135,6 +141,24 @@ def _work(job: Job, tick: Tick) -> Json:
         entry["phase"] = job.phase
     write_json(job.facts, {"definition_hash": job.definition_hash, "entry": entry})
     return entry
+
+
+def _rejections(job: Job) -> dict[str, int]:
+    """How many items each borrowed task has thrown away in this process so far."""
+    tasks = {name: find_task(name) for name in job.config.tasks}
+    return {
+        name: task.rejections.count
+        for name, task in tasks.items()
+        if isinstance(task, BorrowedTask)
+    }
+
+
+def _count_rejections(job: Job, before: dict[str, int], sources: Json) -> None:
+    """Add what was thrown away for this shard to the counts of its source, where there is any."""
+    after = _rejections(job)
+    for name, source in job.config.named_sources():
+        if (more := after.get(source.task, 0) - before.get(source.task, 0)) and name in sources:
+            sources[name]["rejected"] = more
 
 
 def _finished_entry(job: Job) -> Json | None:

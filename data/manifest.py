@@ -45,7 +45,7 @@ def corpus_definition(config: DataConfig, tokenizer: Tokenizer, texts: Texts) ->
         "tokenizer": tokenizer.fingerprint,
         "loss": _loss_definition(config),
         "sources": {
-            name: _source_definition(source, texts.get(name))
+            name: source_definition(source, texts.get(name))
             for name, source in config.named_sources()
         },
         **_unless("weigh_by", config.weigh_by, "problems"),
@@ -58,7 +58,7 @@ def _loss_definition(config: DataConfig) -> Json:
     return weights if config.texts else {k: v for k, v in weights.items() if k != "text"}
 
 
-def _source_definition(source: SourceConfig, text: StagedText | None) -> Json:
+def source_definition(source: SourceConfig, text: StagedText | None) -> Json:
     """What a source is; settings that change nothing are left out, so that old hashes stay."""
     schedule = [asdict(step) for step in source.schedule]
     return {
@@ -122,7 +122,7 @@ def build_manifest(
 
 
 def _source_facts(number: int, source: SourceConfig, text: StagedText | None) -> Json:
-    shared = {**_source_definition(source, text), "id": number}
+    shared = {**source_definition(source, text), "id": number}
     if text is not None:
         facts = {"origins": [list(origin) for origin in text.origins], "text_facts": text.facts}
         return {**shared, **facts, "in_validation": text.num_records("validation") > 0}

@@ -1,14 +1,17 @@
 """Everything that a corpus is made from, opened: its texts, its tokenizer, its shards to make."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 
+from .bpe_training import bpe_file
 from .config import DataConfig
 from .generate import Texts, encoded, encoded_record
+from .huggingface_tokenizer import tokenizer_from_path
 from .manifest import corpus_definition, json_hash
 from .mixture import Drawable, MeanLength, Part, capacity, drawable_sources, parts, phase_documents
 from .shards import shard_stem
@@ -32,6 +35,7 @@ class Job:
     part: Part
     phase: int | None
     texts: Mapping[str, Path]
+    tokenizer_file: str | None
 
     @property
     def stem(self) -> str:
@@ -45,6 +49,8 @@ class Job:
 
     def tokenizer(self) -> Tokenizer:
         """The corpus's tokenizer, built once a process."""
+        if self.tokenizer_file is not None:
+            return file_tokenizer(self.tokenizer_file)
         return built_tokenizer(self.config)
 
     def open_texts(self) -> Texts:
@@ -59,6 +65,7 @@ class Recipe:
     config: DataConfig
     tokenizer: Tokenizer
     texts: Texts
+    tokenizer_file: str | None = None
 
     @cached_property
     def definition_hash(self) -> str:
@@ -91,7 +98,8 @@ class Recipe:
             return [len(draw(level, i).encoded) for level in source.levels for i in range(count)]
         text = self.texts[source.name]
         size = text.num_records("train")
-        indices = sorted({i * size // count for i in range(min(count, size))})
+        count = min(count, size)
+        indices = [i * size // count for i in range(count)]
         made = (
             encoded_record(self.config, self.tokenizer, source, text.read("train", i), text)
             for i in indices
@@ -123,7 +131,7 @@ class Recipe:
         folders = {name: text.folder for name, text in self.texts.items()}
         where = (self.config, self.folder, self.definition_hash, split)
         return [
-            Job(*where, shard, part, self._phase_of(part, phases), folders)
+            Job(*where, shard, part, self._phase_of(part, phases), folders, self.tokenizer_file)
             for shard, part in enumerate(made)
         ]
 
@@ -168,7 +176,7 @@ def open_recipe(config: DataConfig, progress: bool = True) -> Recipe:
     """Stage the texts of a corpus and build its tokenizer.
 
     Raises:
-        ValueError: a text or the tokenizer can't be read; one line.
+        ValueError: a text or the tokenizer can't be read, or the tokenizer can't write the text.
     """
     texts = {
         name: stage(text, Path(config.root), f"data.sources.{name}.text", progress)
@@ -177,20 +185,25 @@ def open_recipe(config: DataConfig, progress: bool = True) -> Recipe:
     for name, text in texts.items():
         if not text.num_records("train"):
             raise ValueError(f"data.sources.{name}.text has no training record: add files")
-    return Recipe(config, built_tokenizer(config), texts)
+    file = str(bpe_file(config, texts)) if config.tokenizer.kind == "bpe" else None
+    tokenizer = built_tokenizer(config) if file is None else file_tokenizer(file)
+    if texts and not tokenizer.keeps_text:
+        raise ValueError(
+            f"data.tokenizer.path={config.tokenizer.path} doesn't give text back sign by sign (it"
+            " may drop spaces or letters it doesn't know): use another, or data.tokenizer.kind=bpe"
+        )
+    return Recipe(config, tokenizer, texts, file)
 
 
 def built_tokenizer(config: DataConfig) -> Tokenizer:
-    """The tokenizer that a corpus is written with, built once a process."""
-    tokenizer = config.tokenizer
-    return _built_tokenizer(tokenizer.kind, tokenizer.path, tuple(tokenizer.tasks), config.tasks)
+    """The tokenizer that the settings name, built once a process."""
+    return _built_tokenizer(json.dumps(asdict(config.tokenizer)), config.tasks)
 
 
 @lru_cache(maxsize=4)
-def _built_tokenizer(
-    kind: str, path: str | None, further: tuple[str, ...], tasks: tuple[str, ...]
-) -> Tokenizer:
-    return tokenizer_from_config(TokenizerConfig(kind, path, list(further)), tasks)
+def _built_tokenizer(settings: str, tasks: tuple[str, ...]) -> Tokenizer:
+    return tokenizer_from_config(TokenizerConfig(**json.loads(settings)), tasks)
 
 
+file_tokenizer = lru_cache(maxsize=4)(tokenizer_from_path)
 _opened = lru_cache(maxsize=64)(open_staged)

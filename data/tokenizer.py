@@ -1,4 +1,4 @@
-"""Tokenizers behind one interface: closed symbolic vocabulary, bytes, or a Hugging Face file.
+"""Tokenizers behind one interface: closed symbolic vocabulary, bytes, BPE, or a Hugging Face file.
 
 All know the special tokens below; a tokenizer can be rebuilt from its `spec()`, which corpora and
 checkpoints carry, so that they stay readable when tasks are added.
@@ -11,28 +11,35 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from .bpe import trained_bpe
 from .task_list import find_task
 from .vocabulary import END_THINK, EOS, PAD, SPECIALS, THINK, symbolic_vocabulary
 
 # Stands for the ids that round a vocabulary up: an untrained model can produce them.
 UNUSED = "<unused>"
 
-KINDS = ("symbolic", "bytes", "huggingface")
+LARGEST_BPE, SMALLEST_BPE = 1 << 16, 512
+KINDS = ("symbolic", "bytes", "bpe", "huggingface")
 
 
 @dataclass
 class TokenizerConfig:
     """Which tokenizer a corpus uses.
 
-    `path` is the tokenizer.json of kind huggingface. `tasks` are further tasks that a symbolic
+    `path` is, for kind huggingface, a tokenizer.json, a folder that holds one, or a name of the hub
+    (`owner/name`, at `revision`). `vocab_size` is the most tokens of kind bpe, which is trained on
+    the corpus itself. `tasks` are further tasks that a symbolic
     vocabulary has words for, beside those of the corpus: to be evaluated on, or trained on later.
     """
 
     kind: str = "symbolic"
     path: str | None = None
+    revision: str | None = None
+    vocab_size: int = 4096
     tasks: list[str] = field(default_factory=list)
 
     def validate(self) -> None:
@@ -43,11 +50,21 @@ class TokenizerConfig:
             )
         if self.kind == "huggingface" and not self.path:
             raise ValueError(
-                "tokenizer.kind=huggingface needs tokenizer.path=FILE (a tokenizer.json)"
+                "tokenizer.kind=huggingface needs tokenizer.path=FILE (a tokenizer.json), a folder"
+                " that holds one, or owner/name of the hub"
             )
         if self.kind != "huggingface" and self.path:
             raise ValueError(
                 f"tokenizer.path is only for kind huggingface, not {self.kind}: drop it"
+            )
+        if self.revision and self.kind != "huggingface":
+            raise ValueError(
+                f"tokenizer.revision={self.revision} is only for kind huggingface: drop it"
+            )
+        if self.kind == "bpe" and not SMALLEST_BPE <= self.vocab_size <= LARGEST_BPE:
+            raise ValueError(
+                f"tokenizer.vocab_size={self.vocab_size} is not possible: use {SMALLEST_BPE} to"
+                f" {LARGEST_BPE}"
             )
         if self.kind != "symbolic" and self.tasks:
             raise ValueError(
@@ -69,12 +86,17 @@ class Tokenizer(ABC):
     end_think_id: int
     vocab_size: int
 
+    @property
+    def keeps_text(self) -> bool:
+        """Whether free text comes back exactly."""
+        return True
+
     @abstractmethod
     def encode(self, text: str) -> list[int]:
         """The ids of a text; pieces of a document are encoded one by one and joined."""
 
     @abstractmethod
-    def encode_plain(self, text: str) -> list[int]:
+    def encode_plain(self, text: str) -> np.ndarray:
         """The ids of a text from outside, in which the name of a special token is just text."""
 
     @abstractmethod
@@ -125,7 +147,7 @@ class SymbolicTokenizer(Tokenizer):
                 " tokens: separate symbols by spaces, or use tokenizer.kind=bytes"
             ) from None
 
-    def encode_plain(self, text: str) -> list[int]:
+    def encode_plain(self, text: str) -> np.ndarray:
         """Refused: a closed vocabulary has no words for text."""
         raise ValueError(
             "a symbolic vocabulary can't write free text: use tokenizer.kind=bytes, bpe or"
@@ -159,9 +181,9 @@ class ByteTokenizer(Tokenizer):
             ids.extend([self.ids[piece]] if piece in self.ids else piece.encode())
         return ids
 
-    def encode_plain(self, text: str) -> list[int]:
+    def encode_plain(self, text: str) -> np.ndarray:
         """The bytes."""
-        return list(text.encode())
+        return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text; bytes that are no UTF-8 become the replacement character."""
@@ -178,78 +200,23 @@ class ByteTokenizer(Tokenizer):
         return {"kind": "bytes", "specials": list(self.specials)}
 
 
-class HuggingFaceTokenizer(Tokenizer):
-    """A tokenizer.json, given as its text, with the special tokens added."""
-
-    # A tokenizer that can't give this back (one that lower-cases, say) can't carry the tasks.
-    PROBE = "L12 e7 A#E = 3 * x5 ; a > B ? 0 1"
-
-    def __init__(self, definition: str) -> None:
-        from tokenizers import AddedToken
-        from tokenizers import Tokenizer as Fast
-
-        self.fast = Fast.from_str(definition)
-        self.fast.no_truncation()
-        self.fast.no_padding()
-        self.fast.add_special_tokens([AddedToken(token, normalized=False) for token in SPECIALS])
-        vocabulary = self.fast.get_vocab(with_added_tokens=True)
-        self.vocab_size = rounded_up(max(vocabulary.values()) + 1)
-        self.set_specials(vocabulary)
-        if self.decode(self.encode(self.PROBE)).split() != self.PROBE.split():
-            raise ValueError(
-                "this Hugging Face tokenizer doesn't give the text of a task back (it may"
-                " lower-case or drop symbols): use another tokenizer.json or tokenizer.kind=bytes"
-            )
-
-    @classmethod
-    def from_file(cls, path: str | Path) -> "HuggingFaceTokenizer":
-        """Read a tokenizer.json; ValueError names the file where it can't be read."""
-        try:
-            definition = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"tokenizer.path={path} can't be read: {error}") from None
-        try:
-            return cls(definition)
-        except ValueError:
-            raise
-        except Exception as error:  # the package raises the bare class
-            raise ValueError(f"tokenizer.path={path} is not a tokenizer.json: {error}") from None
-
-    def encode(self, text: str) -> list[int]:
-        """The ids, without what a template would add around them."""
-        return self.fast.encode(text, add_special_tokens=False).ids
-
-    def encode_plain(self, text: str) -> list[int]:
-        """The ids, special tokens' names written out."""
-        self.fast.encode_special_tokens = True
-        try:
-            return self.fast.encode(text, add_special_tokens=False).ids
-        finally:
-            self.fast.encode_special_tokens = False
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text, special tokens included."""
-        self.check_ids(ids)
-        return self.fast.decode(list(ids), skip_special_tokens=False)
-
-    def spec(self) -> dict[str, Any]:
-        """The whole definition."""
-        return {"kind": "huggingface", "definition": self.fast.to_str()}
-
-
 def rounded_up(size: int) -> int:
     """The next multiple of 64."""
     return -(-size // 64) * 64
 
 
 def tokenizer_from_config(config: TokenizerConfig, tasks: Iterable[str] = ()) -> Tokenizer:
-    """The tokenizer that a corpus of these tasks asks for."""
+    """The tokenizer that a corpus of these tasks asks for; one of kind bpe is still untrained."""
     config.validate()
     if config.kind == "symbolic":
         return SymbolicTokenizer(symbolic_vocabulary([*tasks, *config.tasks]))
     if config.kind == "bytes":
         return ByteTokenizer()
-    return HuggingFaceTokenizer.from_file(str(config.path))
+    from .huggingface_tokenizer import HuggingFaceTokenizer, tokenizer_from_path
+
+    if config.kind == "bpe":
+        return HuggingFaceTokenizer(trained_bpe([], config.vocab_size, sorted(tasks)).to_str())
+    return tokenizer_from_path(str(config.path), config.revision)
 
 
 def tokenizer_from_spec(spec: dict[str, Any]) -> Tokenizer:
@@ -260,5 +227,7 @@ def tokenizer_from_spec(spec: dict[str, Any]) -> Tokenizer:
     if kind == "bytes":
         return ByteTokenizer(spec["specials"])
     if kind == "huggingface":
+        from .huggingface_tokenizer import HuggingFaceTokenizer
+
         return HuggingFaceTokenizer(spec["definition"])
     raise ValueError(f"tokenizer kind {kind!r} is unknown: use one of {', '.join(KINDS)}")

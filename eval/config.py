@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from data.task_list import find_task
+from data.tasks.task import TRACES
 from data.tokenizer import Tokenizer
 from data.vocabulary import task_token
 from eval.budget import BudgetConfig
@@ -65,6 +66,20 @@ class EvalConfig:
         task = find_task(name)
         return self.tasks[name].levels or [*task.levels, *task.beyond]
 
+    def traces(self, name: str) -> list[str]:
+        """Return the trace modes to ask of a task: its own here, or those of the grid that it has.
+
+        Raises:
+            ValueError: the task has not the mode that is asked of it.
+        """
+        known, asked = find_task(name).traces, self.tasks[name].traces
+        if asked is None:
+            return [trace for trace in self.budgets.traces if trace in known]
+        for trace in asked:
+            if trace in TRACES and trace not in known:
+                raise ValueError(f"traces={asked}: {name} has only {', '.join(known)}")
+        return asked
+
     def check_words(self, tokenizer: Tokenizer) -> None:
         """Raise ValueError where a tokenizer has no words for a task."""
         for name in self.tasks:
@@ -81,7 +96,7 @@ class EvalConfig:
             known = find_task(name)
             for level in task.levels:
                 known.check_level(level)
-            budgets = self.budgets.budgets(task.traces)
+            budgets = self.budgets.budgets(self.traces(name))
         except ValueError as error:
             raise ValueError(f"eval.tasks.{name}: {error}") from None
         if not budgets:

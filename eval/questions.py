@@ -72,7 +72,7 @@ def plan(
 
 
 def _budgets(config: EvalConfig, task: str, backbone: Backbone) -> list[Budget]:
-    asked = config.budgets.budgets(config.tasks[task].traces)
+    asked = config.budgets.budgets(config.traces(task))
     depth = backbone.depth
     budgets = fitting(asked, depth)
     if not budgets:

@@ -9,6 +9,7 @@ from .recipes import FIELDS, RECIPES, Recipe
 FORMATS = ("auto", "jsonl", "parquet", "text")
 DOCUMENTS = ("file", "paragraph", "line")
 ON_BAD = ("refuse", "skip")
+TEST_SET_NAMES = ("gsm8k", "math", "math_500")
 TOO_LONG = ("cut", "skip", "refuse")
 SUFFIXES = {
     ".jsonl": "jsonl",
@@ -41,6 +42,8 @@ class TextConfig:
         max_bytes: the longest record; null is any.
         too_long: what happens to longer ones. cut makes several documents of a plain text.
         deduplicate: keep only the first of equal records.
+        held_out: test sets, such as gsm8k; a record that shares 13 words in a row with one of their
+            questions is left out and counted.
     """
 
     recipe: str | None = None
@@ -54,6 +57,7 @@ class TextConfig:
     max_bytes: int | None = None
     too_long: str = "cut"
     deduplicate: bool = True
+    held_out: list[str] = field(default_factory=list)
 
     def validate(self, key: str) -> None:
         """Refuse what can't be read; `key` is where this text stands.
@@ -77,6 +81,9 @@ class TextConfig:
         for name in self.fields:
             if name not in FIELDS:
                 _refuse(f"{key}.fields.{name}", self.fields[name], f"keys {', '.join(FIELDS)}")
+        for name in self.held_out:
+            if name not in TEST_SET_NAMES:
+                _refuse(f"{key}.held_out", name, f"some of {', '.join(TEST_SET_NAMES)}")
         if self.max_bytes is not None and self.max_bytes < 1:
             _refuse(f"{key}.max_bytes", self.max_bytes, "at least 1, or null")
 

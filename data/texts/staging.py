@@ -16,6 +16,7 @@ from typing import Any
 
 from ..atomic import write_atomically
 from ..lock import locked
+from ..ngrams import NgramIndex
 from .config import TextConfig
 from .files import content_hashes
 from .normalise import records_of
@@ -23,6 +24,7 @@ from .progress import Reading, reading_bar
 from .readers import read_file
 from .records import Bad, Record
 from .store import RecordStore, RecordWriter
+from .test_sets import test_set
 
 FACTS = "facts.json"
 VERSION = 1  # raise it with any change of what a text is staged to
@@ -137,6 +139,14 @@ class _Stager:
         self.bad: dict[str, dict[str, Any]] = {}
         self.origins: dict[tuple[str, str], int] = {}
         self.read = 0
+        self.held_out = self._held_out_index()
+
+    def _held_out_index(self) -> NgramIndex:
+        """The questions that no record may hold; reading them fails where a test set isn't here."""
+        sets = [test_set(name) for name in self.config.held_out]
+        return NgramIndex(
+            {one.name: [p.question for n in one.levels for p in one.fixed(n)] for one in sets}
+        )
 
     def run(self, files: list[Path], progress: bool) -> None:
         """Write the store, then the facts that say that it is complete."""
@@ -171,8 +181,19 @@ class _Stager:
             for record in found:
                 if isinstance(record, Bad):
                     self._count_bad(record)
+                elif (found_in := self._held_out(record)) is not None:
+                    self._count(found_in)
                 else:
                     yield record
+
+    def _held_out(self, record: Record) -> Bad | None:
+        if not self.config.held_out:
+            return None
+        parts = (record.text, record.question, *record.steps, record.answer)
+        found = self.held_out.group_of("\n".join(part for part in parts if part))
+        if found is None:
+            return None
+        return Bad(f"held out: shares words with a question of {found[0]}", record.place, found[1])
 
     def _count_bad(self, bad: Bad) -> None:
         refused = self.config.too_long if bad.kind == "too long" else self.config.on_bad
@@ -182,6 +203,9 @@ class _Stager:
                 f"{self.key}: {bad}; mend it, or set {self.key}.{setting}=skip to count such"
                 " records and leave them out"
             )
+        self._count(bad)
+
+    def _count(self, bad: Bad) -> None:
         entry = self.bad.setdefault(bad.kind, {"count": 0, "examples": []})
         entry["count"] += 1
         if len(entry["examples"]) < MOST_EXAMPLES:

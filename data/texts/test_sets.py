@@ -118,13 +118,13 @@ class TestSet(Task):
 class GSM8K(TestSet):
     """Grade-school word problems (arXiv 2110.14168), 1,319 of them; answers are numbers.
 
-    The level is the number of steps of the reference solution, from 1 to 8 (8 is 8 or more). It
+    The level is the number of steps of the reference solution, from 2 to 8 (8 is 8 or more). It
     isn't written into the prompt, where it would be a hint.
     """
 
     name = "gsm8k"
     source = "https://huggingface.co/datasets/openai/gsm8k"
-    levels = tuple(range(1, 9))
+    levels = tuple(range(2, 9))
     files = ("gsm8k/gold_bpb_5shot/requests.jsonl.gz",)
     fields = "question, answer (ending in `#### N`)"
 

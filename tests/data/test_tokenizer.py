@@ -1,6 +1,9 @@
 """One interface, three tokenizers; each is rebuilt from its spec."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,10 +12,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Fast
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from data.bpe import trained_bpe
+from data.huggingface_tokenizer import HuggingFaceTokenizer
 from data.task_list import TASKS
 from data.tokenizer import (
     ByteTokenizer,
-    HuggingFaceTokenizer,
     SymbolicTokenizer,
     Tokenizer,
     TokenizerConfig,
@@ -48,6 +52,9 @@ TOKENIZERS: dict[str, Tokenizer] = {
     "symbolic": SymbolicTokenizer(),
     "bytes": ByteTokenizer(),
     "huggingface": HuggingFaceTokenizer(byte_bpe()),
+    "bpe": HuggingFaceTokenizer(
+        trained_bpe(["the cat sat", "12 cats"] * 9, 320, ["phop"]).to_str()
+    ),
 }
 EACH = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS)
 
@@ -93,7 +100,7 @@ def test_the_spec_rebuilds_it(tokenizer: Tokenizer) -> None:
 def test_fingerprints_tell_tokenizers_apart() -> None:
     fewer = SymbolicTokenizer(SymbolicTokenizer().tokens[:-1])
     fingerprints = {tokenizer.fingerprint for tokenizer in (*TOKENIZERS.values(), fewer)}
-    assert len(fingerprints) == 4 and all(len(each) == 64 for each in fingerprints)
+    assert len(fingerprints) == 5 and all(len(each) == 64 for each in fingerprints)
 
 
 def test_an_older_vocabulary_still_reads_its_corpus() -> None:
@@ -171,7 +178,7 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (TokenizerConfig("words"), "tokenizer.kind=words .* symbolic, bytes, huggingface"),
+        (TokenizerConfig("words"), "tokenizer.kind=words .* symbolic, bytes, bpe, huggingface"),
         (TokenizerConfig("huggingface"), "needs tokenizer.path=FILE"),
         (TokenizerConfig("bytes", "x.json"), "tokenizer.path is only for kind huggingface"),
     ],
@@ -184,3 +191,67 @@ def test_impossible_configs_are_refused(config: TokenizerConfig, message: str) -
 def test_an_unknown_spec_is_refused() -> None:
     with pytest.raises(ValueError, match="tokenizer kind 'words' is unknown"):
         tokenizer_from_spec({"kind": "words"})
+
+
+def test_a_trained_bpe_merges_words_and_never_digits() -> None:
+    tokenizer = TOKENIZERS["bpe"]
+    assert len(tokenizer.encode("the cat sat")) < 8
+    assert len(tokenizer.encode("12121212")) == 8
+    assert len(tokenizer.encode("<phop>")) == 1 and len(tokenizer.encode("<mqar>")) > 1
+
+
+@given(st.text(max_size=60))
+@settings(deadline=None)
+def test_text_comes_back_from_a_bpe(text: str) -> None:
+    for name in ("bytes", "bpe"):
+        tokenizer = TOKENIZERS[name]
+        assert tokenizer.decode(tokenizer.encode_plain(text).tolist()) == text
+
+
+@pytest.mark.parametrize("name", ["bytes", "bpe", "huggingface"])
+def test_a_special_tokens_name_in_a_text_stays_text(name: str) -> None:
+    tokenizer = TOKENIZERS[name]
+    ids = tokenizer.encode_plain("a <eos> b <think>").tolist()
+    assert tokenizer.eos_id not in ids and tokenizer.think_id not in ids
+    assert tokenizer.decode(ids) == "a <eos> b <think>"
+    assert tokenizer.eos_id in tokenizer.encode("a <eos> b")
+
+
+def test_a_symbolic_vocabulary_writes_no_text() -> None:
+    with pytest.raises(ValueError, match=r"can't write free text: use tokenizer.kind=bytes"):
+        TOKENIZERS["symbolic"].encode_plain("once upon a time")
+
+
+def test_a_folder_or_a_name_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tokenizer.json").write_text(byte_bpe())
+    found = tokenizer_from_config(TokenizerConfig("huggingface", str(tmp_path)))
+    assert found.fingerprint == TOKENIZERS["huggingface"].fingerprint
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match=r"path=no/such is no file here and can't be fetched "):
+        tokenizer_from_config(TokenizerConfig("huggingface", "no/such"))
+
+
+BPE = """
+from data.bpe import trained_bpe
+import hashlib, random
+random.seed(0)
+words = ["".join(random.choices("abcde", k=random.randrange(2, 6))) for _ in range(300)]
+texts = [" ".join(random.choices(words, k=20)) for _ in range(500)]
+print(hashlib.sha256(trained_bpe(texts, 700).to_str().encode()).hexdigest())
+"""
+
+
+@pytest.mark.multiprocess
+def test_a_bpe_is_the_same_with_any_number_of_threads() -> None:
+    digests = set()
+    for threads in ("1", "2", "4"):
+        environment = {**os.environ, "RAYON_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "true"}
+        done = subprocess.run(
+            [sys.executable, "-c", BPE],
+            env={**environment, "PYTHONPATH": str(Path(__file__).parents[2])},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        digests.add(done.stdout)
+    assert len(digests) == 1
