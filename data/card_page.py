@@ -51,11 +51,13 @@ def _table(rows: list[list[str]]) -> str:
 
 def _source(corpus: Corpus, facts: Facts, name: str) -> str:
     source, sampled = corpus.manifest["sources"][name], facts.sources[name]
-    said = [what(source), repeats(sampled), *text_lines(source)]
+    copies = [] if "origins" in source else [repeats(sampled)]
+    said = [what(source), *copies, *text_lines(source)]
     if not sampled.lengths:
         return f"<h2>{escape(name)}</h2><p>{escape('; '.join(said))}</p>"
-    examples = "".join(f"<pre>{escape(example)}</pre>" for example in sampled.examples)
+    first, *more = [f"<pre>{escape(example)}</pre>" for example in sampled.examples]
+    folded = f"<details><summary>{len(more)} more</summary>{''.join(more)}</details>"
     return (
         f"<h2>{escape(name)}</h2><p>{escape('; '.join(said))}.</p>"
-        f"{histograms(sampled, corpus.context)}<h3>Examples</h3>{examples}"
+        f"{histograms(sampled, corpus.context)}<h3>Examples</h3>{first}{folded}"
     )
