@@ -130,7 +130,7 @@ class PackedRows:
         self._dtype = np.dtype([(name, kind) for name, kind in corpus.manifest["record"]])
         self._blank = np.zeros((), self._dtype)
         self._blank["token"] = self._blank["target"] = corpus.tokenizer.pad_id
-        self._paths = [
+        self.paths = [
             corpus.path / entry["file"] for entry in corpus.manifest["splits"][split]["shards"]
         ]
         self._mapped: dict[int, np.ndarray] = {}
@@ -142,7 +142,7 @@ class PackedRows:
 
     def _load_tables(self) -> None:
         """Join the shards' tables: where each row lies in its file, and which documents it has."""
-        tables = [self._shard_tables(path) for path in self._paths]
+        tables = [self._shard_tables(path) for path in self.paths]
         rows = np.concatenate([rows for _, rows, _ in tables])
         self._documents = np.concatenate([documents for documents, _, _ in tables])
         self._lengths = np.concatenate([lengths for _, _, lengths in tables])
@@ -263,7 +263,7 @@ class PackedRows:
         if shard not in self._mapped:
             if len(self._mapped) == _MAX_MAPPED_SHARDS:
                 del self._mapped[next(iter(self._mapped))]
-            self._mapped[shard] = map_records(self._paths[shard])
+            self._mapped[shard] = map_records(self.paths[shard])
         return self._mapped[shard]
 
 

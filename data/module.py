@@ -45,6 +45,7 @@ class StepRows(IterableDataset[Batch]):
         super().__init__()
         self.rows, self.rows_per_step, self.seed, self.place = rows, rows_per_step, seed, place
         self.steps, self.rank, self.parts = steps, rank, (world_size, accumulate)
+        self._orders: dict[tuple[int, int], GlobalOrder] = {}
 
     def __iter__(self) -> Iterator[Batch]:
         for step in self.steps:
@@ -56,10 +57,11 @@ class StepRows(IterableDataset[Batch]):
     def indices(self, step: int) -> np.ndarray:
         """Return the rows of the global batch of a step."""
         stage, stage_step, stage_steps = self.place(step)
-        return self._order(stage, stage_steps).indices(stage_step)
-
-    def _order(self, stage: int, steps: int) -> GlobalOrder:
-        return GlobalOrder(self.rows.phases, self.rows_per_step, self.seed, stage, steps)
+        key = stage, stage_steps
+        if key not in self._orders:
+            phases, rows = self.rows.phases, self.rows_per_step
+            self._orders[key] = GlobalOrder(phases, rows, self.seed, *key)
+        return self._orders[key].indices(stage_step)
 
     def micro_batches(self, places: np.ndarray) -> list[np.ndarray]:
         """Return this rank's share of a global batch's rows, one array per accumulation step."""

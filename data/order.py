@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_STEPS_AT_ONCE = 32
 _ROUNDS = 8  # one 64-bit round key each: the 64 bytes of one blake2b digest
 
 
@@ -103,11 +104,20 @@ class GlobalOrder:
         total = num_steps * rows_per_step
         ends = [round(phase.until * total) for phase in phases[:-1]]
         self.starts = np.array([0, *ends])  # the first global sample of each phase
+        self._block, self._rows = -1, np.empty(0, np.int64)
 
     def indices(self, step: int) -> np.ndarray:
-        """Row indices [rows_per_step] of a step; a rank takes its slice of them."""
+        """Row indices [rows_per_step] of a step; a rank takes its slice of them.
+
+        Some steps are permuted at once, since one alone takes as long as reading its rows.
+        """
         assert step >= 0
-        return self.samples(np.arange(step * self.rows_per_step, (step + 1) * self.rows_per_step))
+        block, place = divmod(step, _STEPS_AT_ONCE)
+        if block != self._block:
+            count = _STEPS_AT_ONCE * self.rows_per_step
+            rows = self.samples(np.arange(block * count, (block + 1) * count))
+            self._block, self._rows = block, rows.reshape(_STEPS_AT_ONCE, self.rows_per_step)
+        return self._rows[place]
 
     def samples(self, numbers: np.ndarray) -> np.ndarray:
         """Row index of each global sample, numbered from 0 at the start of the stage."""

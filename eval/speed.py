@@ -1,4 +1,4 @@
-"""`python -m eval.speed`: speed of backbones, of mixers alone, and of loops beside layers."""
+"""`python -m eval.speed`: speed of backbones, of mixers, of loops beside layers, and of data."""
 
 import json
 import sys
@@ -15,15 +15,17 @@ from yaml import YAMLError
 from data.atomic import write_atomically
 from eval.machine import machine_facts, matmul_rate
 from eval.speed_backbones import BackboneSpeedConfig, measure_backbones
+from eval.speed_data import DataSpeedConfig, measure_data
 from eval.speed_depth import DepthSpeedConfig, measure_depths
 from eval.speed_mixers import MixerSpeedConfig, measure_mixers
 from eval.terminal import console
 
-SpeedConfig = BackboneSpeedConfig | MixerSpeedConfig | DepthSpeedConfig
+SpeedConfig = BackboneSpeedConfig | MixerSpeedConfig | DepthSpeedConfig | DataSpeedConfig
 SUITES: dict[str, type[SpeedConfig]] = {
     "backbones": BackboneSpeedConfig,
     "mixers": MixerSpeedConfig,
     "depth": DepthSpeedConfig,
+    "data": DataSpeedConfig,
 }
 HELP = """\
 Measure speed, each backbone or layer beside another: transformers' of the same shape, where that is
@@ -34,6 +36,7 @@ installed, or a looped backbone's unlooped twin. They take turns; ratios are of 
   python -m eval.speed suite=mixers threads=1
   python -m eval.speed suite=mixers mixers=[attn,gdn] lengths=[512,2048] most_seconds=5
   python -m eval.speed suite=depth threads=1
+  python -m eval.speed suite=data threads=1
 
   suite=backbones       whole models in training and decoding
   suite=mixers          each mixer's layer alone: forward, forward+backward and decoding time and
@@ -41,6 +44,8 @@ installed, or a looped backbone's unlooped twin. They take turns; ratios are of 
                         our dispatch
   suite=depth           training FLOP/s of looped backbones over that of their unlooped twins of as
                         many training FLOPs, and whether a loop count that varies compiles anew
+  suite=data            drawing, encoding and packing documents; reading batches, beside a raw
+                        memory map and torch's DataLoader; what a training step waits for them
 
 Of all suites:
   dim=256 head_dim=64       the shape
@@ -68,6 +73,11 @@ Of suite=backbones:
   layers=4          more of the shape
   prompt=16 new_tokens=64   what is decoded, greedily, at batch 1 and 8: ours in a loop over its
                             state, a peer through its own `generate`, both with the prompt read
+
+Of suite=data:
+  documents=4000 tokens=8000000   that are made, and that are read
+  context=1024 batch=32     rows and tokens of a batch
+  layers=4                  of the backbone whose step is compared with reading
 
 Of suite=mixers:
   mixers=[...]              of the registered ones; default all
@@ -126,6 +136,8 @@ def main(arguments: Sequence[str]) -> int:
         measured = measure_mixers(config, where, to)
     elif isinstance(config, DepthSpeedConfig):
         measured = measure_depths(config, where, to)
+    elif isinstance(config, DataSpeedConfig):
+        measured = measure_data(config, to)
     else:
         measured = measure_backbones(config, peak, to)
     machine = facts | {"matmul_flops_per_second": peak}
