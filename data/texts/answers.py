@@ -11,13 +11,15 @@ import re
 import select
 import subprocess
 import sys
+import threading
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 
 from .boxed import FieldError, boxed
 
-_NUMBER = re.compile(r"[-+]?\$?\d[\d,]*(?:\.\d+)?%?")
+# Commas stand between thousands: `1,2` is a list of two numbers, and no twelve.
+_NUMBER = re.compile(r"[-+]?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?%?")
 _LONGEST = 2_000  # a parser given a page of text takes minutes
 SECONDS = 5.0
 
@@ -44,14 +46,14 @@ def _final(given: str) -> str:
     """The last boxed part of an answer, or all of it."""
     try:
         return boxed(given)
-    except (FieldError, IndexError):
+    except FieldError:
         return given.strip()
 
 
 def number_of(text: str) -> Fraction | None:
     """A plain number's exact value: `1,000`, `-3.50`, `$12`, `3/4`; None for anything else."""
-    plain = text.strip().strip("$").replace("\\$", "").replace(" ", "").rstrip(".")
-    parts = plain.split("/")
+    plain = text.strip().strip("$").replace("\\$", "").replace("\\!", "").strip().rstrip(".")
+    parts = [part.strip() for part in plain.split("/")]
     if len(parts) > 2 or not all(_NUMBER.fullmatch(part) for part in parts):
         return None
     try:
@@ -68,6 +70,11 @@ def gradable(gold: str) -> bool:
 
 def _ask(gold: str, answer: str | None) -> bool:
     """Ask the process that compares formulas; a question that ends it, or takes long, is a no."""
+    with _one_at_a_time:
+        return _ask_alone(gold, answer)
+
+
+def _ask_alone(gold: str, answer: str | None) -> bool:
     global _worker
     if _worker is None or _worker.poll() is not None:
         _worker = _started()
@@ -84,6 +91,7 @@ def _ask(gold: str, answer: str | None) -> bool:
 
 
 _worker: subprocess.Popen[str] | None = None
+_one_at_a_time = threading.Lock()  # two threads would read each other's verdicts
 
 
 def _started() -> subprocess.Popen[str]:

@@ -51,7 +51,7 @@ def _at(values: Mapping[str, Any], column: str) -> Any:
     found: Any = values
     for part in column.split("."):
         if not isinstance(found, Mapping) or part not in found:
-            raise FieldError(f"no field {column!r}; there is {', '.join(map(str, values))}")
+            raise FieldError(f"no field {column!r}")
         found = found[part]
     return found
 

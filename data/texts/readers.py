@@ -14,6 +14,7 @@ from .records import Bad, excerpt_of
 
 _PARQUET_ROWS = 4_096
 _BROKEN = "the file is cut off or damaged (an interrupted download?)"
+_LONGEST = 64 << 20  # bytes of a line or a plain text: more is never held in memory
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ Advance = Callable[[int], None]
 
 
 def read_file(path: Path, kind: str, document: str, advance: Advance) -> Found:
-    """The records of a file, in order.
+    """The records of a file, in order; a file without any gives a `Bad` that says so.
 
     Args:
         path: the file; plain text and JSON lines may be compressed (.gz).
@@ -38,25 +39,32 @@ def read_file(path: Path, kind: str, document: str, advance: Advance) -> Found:
         document: what is a document of plain text: file, paragraph or line.
         advance: hears of progress.
     """
+    empty = True
+    for found in _found(path, kind, document, advance):
+        empty = False
+        yield found
+    if empty:
+        yield Bad("empty file", path.name)
+
+
+def _found(path: Path, kind: str, document: str, advance: Advance) -> Found:
     if kind == "parquet":
-        yield from _parquet(path, advance)
-        return
+        return _parquet(path, advance)
     lines = _lines(path, advance)
     if kind == "jsonl":
-        yield from _json_lines(lines)
-    elif document == "line":
-        yield from _text_lines(lines)
-    else:
-        yield from _blocks(lines, whole=document == "file")
+        return _json_lines(lines)
+    if document == "line":
+        return _text_lines(lines)
+    return _blocks(lines, whole=document == "file")
 
 
 @dataclass(frozen=True)
 class _Line:
-    """One line's bytes and its place; `broken` says why the file ends before its end."""
+    """One line's bytes and its place; `bad` says why there is no more of it, or of the file."""
 
     place: str
     content: bytes
-    broken: str = ""
+    bad: Bad | None = None
 
 
 def _lines(path: Path, advance: Advance) -> Iterator[_Line]:
@@ -64,21 +72,35 @@ def _lines(path: Path, advance: Advance) -> Iterator[_Line]:
     with open(path, "rb") as raw:
         stream = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
         try:
-            for number, content in enumerate(stream, 1):
-                yield _Line(f"{path.name}:{number}", content)
+            while content := stream.readline(_LONGEST):
+                number += 1
+                yield _line(f"{path.name}:{number}", content)
                 advance(raw.tell())
+                while len(content) == _LONGEST and not content.endswith(b"\n"):
+                    content = stream.readline(_LONGEST)  # the rest of the same line
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            yield _Line(f"{path.name}:{number + 1}", b"", excerpt_of(error))
+            place = f"{path.name}:{number + 1}"
+            yield _Line(place, b"", Bad(_BROKEN, place, excerpt_of(error)))
+
+
+def _line(place: str, content: bytes) -> _Line:
+    if len(content) < _LONGEST:
+        return _Line(place, content)
+    return _Line(place, b"", _too_long(place, excerpt_of(content[:200])))
+
+
+def _too_long(place: str, begins: str) -> Bad:
+    return Bad("too long", place, f"more than {_LONGEST:,} bytes; {begins}")
 
 
 def _decoded(line: _Line) -> str | Bad:
-    if line.broken:
-        return Bad(_BROKEN, line.place, line.broken)
+    if line.bad is not None:
+        return line.bad
     try:
         return line.content.decode("utf-8-sig" if line.place.endswith(":1") else "utf-8")
     except UnicodeDecodeError as error:
         near = line.content[max(0, error.start - 20) : error.end + 20].decode(errors="replace")
-        return Bad(f"invalid UTF-8 at byte {error.start} of the line", line.place, excerpt_of(near))
+        return Bad("invalid UTF-8", line.place, f"at byte {error.start}: {excerpt_of(near)}")
 
 
 def _json_lines(lines: Iterator[_Line]) -> Found:
@@ -94,7 +116,8 @@ def _parsed(text: str, place: str) -> Raw | Bad:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError):
-        return Bad("not JSON", place, excerpt_of(text))
+        end = "" if text.endswith("\n") else " (the file ends here: an interrupted download?)"
+        return Bad("not JSON", place, excerpt_of(text) + end)
     if not isinstance(values, dict):
         return Bad("no JSON object", place, excerpt_of(text))
     return Raw(place, values)
@@ -112,17 +135,20 @@ def _text_lines(lines: Iterator[_Line]) -> Found:
 def _blocks(lines: Iterator[_Line], whole: bool) -> Found:
     """Paragraphs, or the whole file; a bad line takes its block with it."""
     block: list[str] = []
-    start, bad = "", None
+    start, bad, size = "", None, 0
     for line in lines:
         text = _decoded(line)
         start = start or line.place
+        size += len(line.content)
         if isinstance(text, Bad):
-            bad = text
+            bad = bad or text
+        elif size > _LONGEST:
+            bad, block = bad or _too_long(start, excerpt_of("".join(block[:1]))), []
         elif text.strip() or whole:
             block.append(text)
-        else:
+        if isinstance(text, str) and not text.strip() and not whole:
             yield from _block(block, start, bad)
-            block, start, bad = [], "", None
+            block, start, bad, size = [], "", None, 0
     yield from _block(block, start, bad)
 
 

@@ -10,6 +10,12 @@ from .boxed import FieldError, boxed
 
 FIELDS = ("text", "question", "trace", "answer", "level", "licence", "source")
 
+# Of MATH, as the hub and the published test sets name them.
+SUBJECTS = (
+    *("algebra", "counting_and_probability", "geometry", "intermediate_algebra"),
+    *("number_theory", "prealgebra", "precalculus"),
+)
+
 Values = Mapping[str, Any]
 
 
@@ -20,7 +26,7 @@ class Recipe:
     Attributes:
         name: as configs call it, and the tag of its documents.
         hub: owner/name on the hub.
-        subset: configuration of the dataset; None is its only one.
+        subsets: configurations of the dataset, read one after the other; none is its only one.
         split: what to take.
         licence: as its card states it.
         fields: which column is what.
@@ -33,7 +39,7 @@ class Recipe:
     hub: str
     licence: str
     fields: Mapping[str, str]
-    subset: str | None = None
+    subsets: tuple[str, ...] = ()
     split: str = "train"
     extract: Callable[[Values], dict[str, Any]] | None = None
     check: Callable[[str], bool] | None = None
@@ -104,7 +110,7 @@ RECIPES: dict[str, Recipe] = {
             "openai/gsm8k",
             "MIT",
             {"question": "question", "answer": "answer"},
-            subset="main",
+            subsets=("main",),
             extract=gsm8k,
             check=lambda answer: number_of(answer) is not None,
         ),
@@ -113,7 +119,7 @@ RECIPES: dict[str, Recipe] = {
             "EleutherAI/hendrycks_math",
             "MIT",
             {"question": "problem", "trace": "solution", "level": "level"},
-            subset="algebra",
+            subsets=SUBJECTS,
             extract=math,
             check=gradable,
         ),
@@ -123,7 +129,7 @@ RECIPES: dict[str, Recipe] = {
             "HuggingFaceTB/finemath",
             "ODC-By-1.0",
             {"text": "text"},
-            subset="finemath-4plus",
+            subsets=("finemath-4plus",),
         ),
         Recipe(
             "openthoughts",

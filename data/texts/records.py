@@ -48,9 +48,13 @@ class Record:
         return json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
 
     def essence(self) -> bytes:
-        """What makes two records equal, and what decides the split: the text, or the question."""
-        parts = [self.text] if self.text is not None else ["", self.question, self.answer]
+        """What makes two records equal: all their words, whatever their licence and source."""
+        parts = [self.text, self.question, list(self.steps), self.answer]
         return json.dumps(parts, ensure_ascii=False).encode()
+
+    def subject(self) -> bytes:
+        """What decides the split: the text, or the question, however it is answered."""
+        return str(self.text if self.question is None else self.question).encode()
 
 
 def record_from(content: Mapping[str, Any], place: str) -> Record:

