@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..block import Shared
+from ..segments import row_means
 from .depth import Asked, Trajectory
 from .going import (
     Group,
@@ -220,11 +221,7 @@ class Cycles:
 
     def _mean(self, charged_BT: Tensor) -> Tensor:
         """Mean over the tokens of each row, then over rows."""
-        segments_BT = self.given.segments_BT
-        if segments_BT is None:
-            return charged_BT.mean()
-        real_BT = (segments_BT >= 0).to(charged_BT.dtype)
-        return ((charged_BT * real_BT).sum(dim=1) / real_BT.sum(dim=1).clamp(min=1)).mean()
+        return row_means(charged_BT, self.given.segments_BT).mean()
 
 
 def _on(active_BT: Tensor, function: Any, x_BTD: Tensor) -> Tensor:
