@@ -147,11 +147,13 @@ class Backbone(nn.Module):
         Raises:
             ValueError: on a loop count or rule that can't be run, or isn't the state's.
         """
-        loops, stop = _of_state(state, loops, stop)
+        if state is None:
+            stop = self._resolve_stop(stop)
+        else:
+            loops, stop = _of_state(state, loops, stop)
         count = self.depth.resolve_loops(loops)
         if draws is not None and loops is None:
             count = max(self.depth.counts(draws))
-        stop = self._resolve_stop(stop)
         asked = Asked(count, record, draws, stop, self._read, gradient_loops)
 
         def run(x_BTD: Tensor) -> Thought:
@@ -238,12 +240,8 @@ class Backbone(nn.Module):
             block.compile()
 
 
-def _of_state(
-    state: BackboneState | None, loops: int | None, stop: Stop | None
-) -> tuple[int | None, Stop | None]:
-    """Take loop count and rule from a state; raise ValueError where others are asked for."""
-    if state is None:
-        return loops, stop
+def _of_state(state: BackboneState, loops: int | None, stop: Stop | None) -> tuple[int, Stop]:
+    """Return a state's count and rule, checked when it was made; ValueError on other ones."""
     if loops not in (None, state.loops):
         raise ValueError(
             f"loops={loops} was asked for, but the state was made for {state.loops} loops: "

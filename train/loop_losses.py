@@ -13,12 +13,15 @@ from models.backbone import Output
 from models.depth.depth import Trajectory
 from models.depth.draws import Draws, key_of
 from models.depth.halting import exit_probabilities
+from models.segments import row_means
 
 from .loss import position_losses
 from .objective_config import ObjectiveConfig
 
 STEP = 1e-2
-"""Length of a step along a random direction, over that of the state."""
+"""Length of a step along a random direction, over that of a row's state."""
+LEAST_LENGTH = 1e-6
+"""Of a state, for a row without a token: it has no length to go by."""
 
 
 @dataclass(frozen=True)
@@ -112,25 +115,22 @@ def jacobian_norm(trajectory: Trajectory, segments_BT: Tensor, draws: Draws) -> 
     """Return `|J u|^2 / D` of the loop's Jacobian J at the last state, a mean over rows.
 
     `u` is a standard normal direction, so its mean is the squared Frobenius norm over D. The
-    product is a finite difference: fused kernels have no second derivative. It needs float32.
+    product is a finite difference: fused kernels have no second derivative. It needs float32. How
+    far it goes is a row's own, and padding has no say: so a row's part is the same however the
+    batch is cut.
     """
     assert trajectory.step is not None
     state = trajectory.states[-1]
-    direction = _direction(state, draws)
-    length = STEP * state.detach().float().square().mean().sqrt().to(state.dtype)
-    moved = trajectory.step(state + length * direction) - trajectory.step(state)
-    squared_BT = (moved / length).square().mean(dim=-1)
-    real_BT = (segments_BT >= 0).to(squared_BT.dtype)
-    return ((squared_BT * real_BT).sum(dim=1) / real_BT.sum(dim=1).clamp(min=1)).mean()
+    direction = draws.normal("jacobian", state.shape[1:]).to(state)
+    length_B11 = STEP * _lengths(state.detach(), segments_BT)[:, None, None]
+    moved = trajectory.step(state + length_B11 * direction) - trajectory.step(state)
+    return row_means((moved / length_B11).square().mean(dim=-1), segments_BT).mean()
 
 
-def _direction(state: Tensor, draws: Draws) -> Tensor:
-    """Standard normal numbers, each row's its own wherever it is run."""
-    rows = []
-    for row in draws.own():
-        generator = torch.Generator().manual_seed(draws.row_key("jacobian", row))
-        rows.append(torch.randn(state.shape[1:], generator=generator))
-    return torch.stack(rows).to(state)
+def _lengths(state: Tensor, segments_BT: Tensor) -> Tensor:
+    """Root mean square of a state over the tokens of each row, `[B]`."""
+    squared_B = row_means(state.float().square().mean(dim=-1), segments_BT)
+    return squared_B.sqrt().clamp(min=LEAST_LENGTH).to(state.dtype)
 
 
 def consistency_loss(short: Tensor, long: Tensor, targets: Targets) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..block import Shared
+from ..segments import row_means
 from .depth import Asked, Trajectory
 from .going import (
     Group,
@@ -57,7 +58,14 @@ class Cycles:
         given: what its blocks are handed.
         asked: what the pass is asked for.
         trajectory: where what ran is noted.
+
+    Attributes:
+        active_BT: which tokens go on; only where they may run different numbers of loops.
+        exits_BT: loops that each has run; only there.
     """
+
+    active_BT: Tensor
+    exits_BT: Tensor
 
     def __init__(
         self, depth: "LoopedDepth", given: Given, asked: Asked, trajectory: Trajectory
@@ -72,8 +80,9 @@ class Cycles:
         self.waits_B = depth.waits(asked, given.entry_BTD.device)
         self.reuses = self.stop is not None and depth.reuses(asked.stop)
         self.shown: dict[int, Tensor] = {}
-        self.active_BT = torch.ones_like(given.entry_BTD[..., 0], dtype=torch.bool)
-        self.exits_BT = torch.zeros_like(self.active_BT, dtype=torch.long)
+        if self.varies:
+            self.active_BT = torch.ones_like(given.entry_BTD[..., 0], dtype=torch.bool)
+            self.exits_BT = torch.zeros_like(self.active_BT, dtype=torch.long)
 
     def run(self) -> Tensor:
         """Run the loops; return what follows them, `[B, T, D]`."""
@@ -100,10 +109,12 @@ class Cycles:
 
     def _any_goes_on(self, loop: int, seen_BTD: Tensor) -> bool:
         """Let the router choose; say whether the loop has anything to do."""
+        if not self.varies:
+            return True
         if self.route is not None:
             self.active_BT = self.route.goes_on(loop, seen_BTD, self.active_BT)
-        if not self.varies or (self.reuses and self.given.state is not None):
-            return True  # the last: deeper memories are to hold what stopped, too
+        if self.reuses and self.given.state is not None:
+            return True  # deeper memories are to hold what stopped, too
         any_here = self.active_BT.any()
         return in_any_process(any_here) if self.learns else bool(any_here)
 
@@ -174,7 +185,8 @@ class Cycles:
         last = loop == self.asked.loops - 1
         if self.asked.record:
             self.trajectory.states.append(seen_BTD)
-        self.exits_BT += self.active_BT
+        if self.varies:
+            self.exits_BT += self.active_BT
         if self.halting is not None and self.depth.halting is not None:
             gate = self.depth.halting
             lambda_BT = _on(self.active_BT, gate, seen_BTD) if self.varies else gate(seen_BTD)
@@ -220,11 +232,7 @@ class Cycles:
 
     def _mean(self, charged_BT: Tensor) -> Tensor:
         """Mean over the tokens of each row, then over rows."""
-        segments_BT = self.given.segments_BT
-        if segments_BT is None:
-            return charged_BT.mean()
-        real_BT = (segments_BT >= 0).to(charged_BT.dtype)
-        return ((charged_BT * real_BT).sum(dim=1) / real_BT.sum(dim=1).clamp(min=1)).mean()
+        return row_means(charged_BT, self.given.segments_BT).mean()
 
 
 def _on(active_BT: Tensor, function: Any, x_BTD: Tensor) -> Tensor:

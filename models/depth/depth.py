@@ -107,10 +107,12 @@ class Depth(nn.Module, ABC):
         blocks: the blocks, each stored once.
         order: the block that stands in each layer; layers may share one.
         default_loops: loops at evaluation when none are asked for.
+        default_stop: when tokens stop at evaluation, if nothing else is asked for.
         adjustable: whether a caller may ask for another count.
     """
 
     default_loops: int = 1
+    default_stop: Stop = Stop()
     adjustable: bool = False
 
     def __init__(self, blocks: nn.ModuleList, order: Sequence[int] | None = None) -> None:
@@ -149,11 +151,6 @@ class Depth(nn.Module, ABC):
                 f"stop={stop.text} was asked for, but this backbone's depth has no loops to stop: "
                 "choose none, or depth=looped"
             )
-
-    @property
-    def default_stop(self) -> Stop:
-        """When tokens stop at evaluation, if nothing else is asked for."""
-        return Stop()
 
     def counts(self, draws: Draws) -> list[int]:
         """Return the loops of a training step: one count, or one for each row of its batch.

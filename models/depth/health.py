@@ -6,6 +6,7 @@ Legend: B batch, T time, D width.
 import torch
 from torch import Tensor
 
+from ..segments import row_means
 from .depth import Trajectory
 from .halting import exit_probabilities
 
@@ -28,14 +29,14 @@ def loop_health(trajectory: Trajectory, segments_BT: Tensor | None) -> dict[str,
     if segments_BT is not None:
         real_BT = segments_BT >= 0
     lengths_BT = last.norm(dim=-1)
-    found = {"state_norm": _mean(lengths_BT / last.shape[-1] ** 0.5, real_BT)}
+    found = {"state_norm": _mean(lengths_BT / last.shape[-1] ** 0.5, segments_BT)}
     if len(trajectory.states) > 1:
         change_BT = (last - trajectory.states[-2].float()).norm(dim=-1)
-        found["loop_residual"] = _mean(change_BT / lengths_BT.clamp(min=1e-12), real_BT)
+        found["loop_residual"] = _mean(change_BT / lengths_BT.clamp(min=1e-12), segments_BT)
     if trajectory.exits_BT is not None:
-        found["mean_loops"] = _mean(trajectory.exits_BT.float(), real_BT)
+        found["mean_loops"] = _mean(trajectory.exits_BT.float(), segments_BT)
     elif trajectory.halts:
-        found["mean_loops"] = _mean(expected_loops(trajectory.halts), real_BT)
+        found["mean_loops"] = _mean(expected_loops(trajectory.halts), segments_BT)
     return found | {"token_correlation": _correlation(last, real_BT)}
 
 
@@ -46,10 +47,9 @@ def expected_loops(halts: list[Tensor]) -> Tensor:
     return (number_R[:, None, None] * p_RBT).sum(dim=0)
 
 
-def _mean(x_BT: Tensor, real_BT: Tensor) -> float:
+def _mean(x_BT: Tensor, segments_BT: Tensor | None) -> float:
     """Mean over the tokens of each row, then over rows: however rows are put into batches."""
-    row_B = (x_BT * real_BT).double().sum(dim=1) / real_BT.sum(dim=1).clamp(min=1)
-    return float(row_B.mean())
+    return float(row_means(x_BT.double(), segments_BT).mean())
 
 
 def _correlation(last_BTD: Tensor, real_BT: Tensor) -> float:

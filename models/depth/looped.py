@@ -64,7 +64,7 @@ class LoopedDepth(LoopCosts):
     ) -> None:
         super().__init__(blocks, order)
         self.config = config
-        self.default_loops = config.loops
+        self.default_loops, self.default_stop = config.loops, Stop.parse(config.stop)
         self.entry_norm, self.loop_norm = (
             RMSNorm(dim) if config.norm else nn.Identity() for _ in range(2)
         )
@@ -108,11 +108,6 @@ class LoopedDepth(LoopCosts):
                 f"{said} shows a stopped token's keys again, which is for layers of attention "
                 f"without canon, not for {names}: choose skip"
             )
-
-    @property
-    def default_stop(self) -> Stop:
-        """What the settings say."""
-        return Stop.parse(self.config.stop)
 
     def check_stop(self, stop: Stop) -> None:
         """Raise ValueError where a rule has nothing to go by."""

@@ -20,7 +20,7 @@ from models.depth.looped import LoopedDepthConfig
 from models.ops.twin import step_by_step
 from tests.models.cases import randomise
 from tests.train.runs import small_backbone
-from train.loop_losses import STEP, _direction, progressive_pass, short_pass
+from train.loop_losses import STEP, jacobian_norm, progressive_pass, short_pass
 from train.objective import Objective
 from train.objective_config import OVER, ObjectiveConfig
 from train.spending import StepKind, step_flops
@@ -141,18 +141,55 @@ def test_the_jacobian_term_is_the_product_with_a_direction(batch: Batch) -> None
     net, config = objective(batch, halting="none"), ObjectiveConfig(jacobian=0.1)
     out = net.backbone(batch.tokens_BT, batch.segments_BT, record=True, draws=DRAWS)
     state, step = out.trajectory.states[-1], out.trajectory.step
-    direction = _direction(state, DRAWS)
+    direction = DRAWS.normal("jacobian", state.shape[1:]).to(state)
     with step_by_step():
         exact = torch.autograd.functional.jvp(step, state.detach(), direction)[1]
     length = 1e-5
     near = (step(state + length * direction) - step(state)) / length
     torch.testing.assert_close(near, exact, rtol=1e-3, atol=1e-3)
-    length = STEP * state.square().mean().sqrt()
-    product = (step(state + length * direction) - step(state)) / length
     real_BT = batch.segments_BT >= 0
+    lengths = [
+        STEP * each[real].square().mean().sqrt() for each, real in zip(state, real_BT, strict=True)
+    ]
+    length = torch.stack(lengths)[:, None, None]
+    product = (step(state + length * direction) - step(state)) / length
     rows = [product[row][real_BT[row]].square().mean() for row in range(len(real_BT))]
     expected = 0.9 * mean_of(losses_of(net, batch, 3), batch) + 0.1 * torch.stack(rows).mean()
     torch.testing.assert_close(net(batch, config, DRAWS), expected, rtol=1e-5, atol=1e-6)
+
+
+def stiffness(net: Objective, batch: Batch, *rows: int) -> Tensor:
+    """The Jacobian term of some rows of the batch, run by themselves."""
+    places = torch.tensor(rows)
+    read_BT, segments_BT = batch.tokens_BT[places], batch.segments_BT[places]
+    draws = replace(DRAWS, places_B=places)
+    trajectory = net.backbone(read_BT, segments_BT, record=True, draws=draws).trajectory
+    return jacobian_norm(trajectory, segments_BT, draws)
+
+
+def test_a_rows_jacobian_term_is_its_own_however_the_batch_is_cut(batch: Batch) -> None:
+    net = objective(batch, halting="none")
+    with torch.no_grad():
+        alone = [stiffness(net, batch, row) for row in range(4)]
+        assert max(alone) > 1.01 * min(alone), "the rows of the test should differ"
+        for rows in ((0, 1), (2, 3), (1, 3), (0, 1, 2, 3)):
+            expected = torch.stack([alone[row] for row in rows]).mean()
+            torch.testing.assert_close(stiffness(net, batch, *rows), expected)
+
+
+def test_padding_has_no_say_in_the_jacobian_term(batch: Batch) -> None:
+    net = objective(batch, halting="none")
+    segments_BT = batch.segments_BT.clone()
+    segments_BT[0, -9:] = -1
+    segments_BT[3] = -1
+    padded = replace(batch, segments_BT=segments_BT)
+    other_BT = torch.where(segments_BT < 0, 1 - batch.tokens_BT % 2, batch.tokens_BT)
+    assert not torch.equal(other_BT, batch.tokens_BT)
+    with torch.no_grad():
+        found = stiffness(net, padded, 0, 1, 2, 3)
+        changed = stiffness(net, replace(padded, tokens_BT=other_BT), 0, 1, 2, 3)
+        assert found > 0 and torch.equal(changed, found)
+        assert stiffness(net, padded, 3) == 0, "a row without a token has no part"
 
 
 @pytest.mark.parametrize("over", OVER[:4])
