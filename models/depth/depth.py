@@ -109,10 +109,12 @@ class Depth(nn.Module, ABC):
         default_loops: loops at evaluation when none are asked for.
         default_stop: when tokens stop at evaluation, if nothing else is asked for.
         adjustable: whether a caller may ask for another count.
+        gradient_loops: last loops that a training step differentiates; None is all.
     """
 
     default_loops: int = 1
     default_stop: Stop = Stop()
+    gradient_loops: int | None = None
     adjustable: bool = False
 
     def __init__(self, blocks: nn.ModuleList, order: Sequence[int] | None = None) -> None:
@@ -187,10 +189,18 @@ class Depth(nn.Module, ABC):
         """Cost of one token that sees `context` tokens; weights are read at every call."""
         return total([self.block(layer).cost(context) for layer in self.calls(loops)])
 
+    def forward_only(self, loops: int, window: int | None = None) -> int:
+        """Return how many of a training step's first loops are not differentiated.
+
+        `window` is the last loops that are; None is the depth's own.
+        """
+        window = window or self.gradient_loops
+        return 0 if window is None else max(0, loops - window)
+
     def forward_only_cost(self, length: int, loops: int, window: int | None = None) -> Cost:
         """Cost of what a training step over `length` tokens runs without differentiating it.
 
-        `window` is the last loops that are differentiated; None is the depth's own.
+        `window` is as in `forward_only`.
         """
         return Cost()
 
@@ -244,8 +254,3 @@ class Depth(nn.Module, ABC):
         block = self.blocks[self.order[layer]]
         assert isinstance(block, Block)
         return block
-
-
-def loops_before(window: int | None, loops: int) -> int:
-    """Loops before the window of the last ones that are differentiated; None is all of them."""
-    return 0 if window is None else max(0, loops - window)

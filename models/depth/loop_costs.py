@@ -10,7 +10,7 @@ from dataclasses import replace
 from torch import nn
 
 from ..cost import Cost, total
-from .depth import Depth, Spent, loops_before
+from .depth import Depth, Spent
 from .halting import Halting
 from .injection import Injection
 from .looped_config import LoopSettings
@@ -91,7 +91,7 @@ class LoopCosts(Depth):
 
     def forward_only_cost(self, length: int, loops: int, window: int | None = None) -> Cost:
         """Cost of those loops of a training step that are not differentiated."""
-        before = loops_before(window or self.config.gradient_loops, loops)
+        before = self.forward_only(loops, window)
         if not before:
             return Cost()
         blocks = [self.block(layer).prefill_cost(length) for layer in self.core]

@@ -25,7 +25,7 @@ from ..layers import RMSNorm
 from .adaptive_config import check_stop
 from .count import grown
 from .cycles import Cycles, Given
-from .depth import Asked, Trajectory, loops_before
+from .depth import Asked, Trajectory
 from .draws import Draws
 from .halting import HALTINGS
 from .injection import INJECTIONS
@@ -65,6 +65,7 @@ class LoopedDepth(LoopCosts):
         super().__init__(blocks, order)
         self.config = config
         self.default_loops, self.default_stop = config.loops, Stop.parse(config.stop)
+        self.gradient_loops = config.gradient_loops
         self.entry_norm, self.loop_norm = (
             RMSNorm(dim) if config.norm else nn.Identity() for _ in range(2)
         )
@@ -272,11 +273,6 @@ class LoopedDepth(LoopCosts):
             if asked.record:
                 trajectory.states.append(hidden_BTD)
         return hidden_BTD
-
-    def forward_only(self, loops: int, asked: Asked | None = None) -> int:
-        """Loops of a training step that are not differentiated."""
-        window = None if asked is None else asked.gradient_loops
-        return loops_before(window or self.config.gradient_loops, loops)
 
     def counts(self, draws: Draws) -> list[int]:
         """Draw the count of a training step, or of each row of its batch."""
