@@ -83,23 +83,6 @@ class Trajectory:
     step: Callable[[Tensor], Tensor] | None = None
 
 
-@dataclass(frozen=True)
-class Spent:
-    """What positions cost that ran different numbers of loops.
-
-    Attributes:
-        flops: model FLOPs, without the last readout.
-        block_calls: passes through blocks, times positions that were run.
-        serial_calls: passes that had to wait for one another; the prompt's positions don't.
-        readouts: times that a rule read a position out.
-    """
-
-    flops: float
-    block_calls: int
-    serial_calls: int
-    readouts: int
-
-
 class Depth(nn.Module, ABC):
     """Runs blocks over a sequence.
 
@@ -207,17 +190,6 @@ class Depth(nn.Module, ABC):
     def finish_cost(self, length: int) -> Cost:
         """Cost of what follows the loops, but the readout."""
         return Cost()
-
-    def spent(self, exits: Sequence[int], prompt: int, loops: int, stop: Stop) -> Spent:
-        """Return what positions cost that ran these numbers of loops, of at most `loops`.
-
-        Args:
-            exits: loops that each position of a document ran, in order.
-            prompt: how many of them were read at once.
-            loops: loops that were allowed.
-            stop: the rule that stopped them.
-        """
-        raise NotImplementedError("only a depth whose tokens stop has exits")
 
     def prefill_cost(self, length: int, loops: int) -> Cost:
         """Cost of reading `length` tokens at once."""
