@@ -103,7 +103,7 @@ class LoopedDepth(LoopCosts):
     def _check_reuse(self, holes: str, said: str) -> None:
         """Raise ValueError where stopped tokens keep no keys to show again."""
         blocks = [self.block(layer) for layer in self.core]
-        if holes == "reuse" and not all(b.mixer.reuses and not b.canon for b in blocks):
+        if holes == "reuse" and not all(b.mixer.shown_width and not b.canon for b in blocks):
             names = ", ".join(dict.fromkeys(type(block.mixer).__name__ for block in blocks))
             raise ValueError(
                 f"{said} shows a stopped token's keys again, which is for layers of attention "
