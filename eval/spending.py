@@ -6,12 +6,13 @@ sample adds the positions that it ran.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from statistics import mean
 
 from eval.generate import Generation
 from models.backbone import Backbone
 from models.cost import Cost
+from models.depth.loop_costs import ExitCosts, LoopCosts
 from models.depth.stop import Stop
 
 
@@ -26,6 +27,17 @@ class Spending:
     model_flops: float
     serial_steps: int
     state_bytes: int
+    mean_loops: float | None = None
+    answer_loops: float | None = None
+
+
+@dataclass(frozen=True)
+class _Ran:
+    """The columns of `Spending` that go by the loops that positions ran."""
+
+    block_calls: int
+    model_flops: float
+    serial_steps: int
     mean_loops: float | None = None
     answer_loops: float | None = None
 
@@ -53,52 +65,55 @@ class Meter:
         The samples run side by side: they share serial steps (the longest counts), and their
         states are held at the same time (each at its end).
         """
-        if samples[0].exits is not None:
-            return self._spend_exits(samples)
-        prompt = samples[0].prompt_tokens
-        decoded = [sample.decode_steps for sample in samples]
-        steps = 1 + max(decoded)
-        flops = sum(self._decode_flops(prompt, sample.final_context) for sample in samples)
+        counts = self._equal if samples[0].exits is None else self._unequal
         held = sum(self._at(sample.final_context).state_bytes for sample in samples)
         return Spending(
-            prompt_tokens=prompt,
+            prompt_tokens=samples[0].prompt_tokens,
             visible_tokens=sum(len(sample.tokens) for sample in samples),
             latent_steps=0,
-            block_calls=(prompt + sum(decoded)) * self._calls,
-            model_flops=self._prefill(prompt).flops + flops,
-            serial_steps=round(steps * self._at(prompt).serial_steps),
             state_bytes=round(held),
-            **self._looped(float(self._loops)),
+            **vars(counts(samples)),
         )
 
-    def _looped(self, mean: float, answer: float | None = None) -> dict[str, float | None]:
-        """Loops that were run, where anything is looped."""
-        if not self._depth.adjustable:
-            return {}
-        return {"mean_loops": mean, "answer_loops": mean if answer is None else answer}
+    def _equal(self, samples: Sequence[Generation]) -> _Ran:
+        """Count samples whose positions all ran all loops."""
+        prompt = samples[0].prompt_tokens
+        decoded = [sample.decode_steps for sample in samples]
+        flops = sum(self._decode_flops(prompt, sample.final_context) for sample in samples)
+        return _Ran(
+            block_calls=(prompt + sum(decoded)) * self._calls,
+            model_flops=self._prefill(prompt).flops + flops,
+            serial_steps=round((1 + max(decoded)) * self._at(prompt).serial_steps),
+            **self._looped(float(self._loops), float(self._loops)),
+        )
 
-    def _spend_exits(self, samples: Sequence[Generation]) -> Spending:
-        """Add up samples whose positions ran different numbers of loops."""
+    def _unequal(self, samples: Sequence[Generation]) -> _Ran:
+        """Count samples whose positions ran different numbers of loops."""
         prompt = samples[0].prompt_tokens
         exits = [list(sample.exits or ()) for sample in samples]
-        ways = [self._depth.spent(own, prompt, self._loops, self._stop) for own in exits]
-        once = self._depth.spent(exits[0][:prompt], prompt, self._loops, self._stop)
+        ways = [self._exits.spent(own, prompt) for own in exits]
+        once = self._exits.spent(exits[0][:prompt], prompt)
         again, decoded = len(samples) - 1, [sample.decode_steps for sample in samples]
         readouts = sum(way.readouts for way in ways) - again * once.readouts
         flops = sum(way.flops for way in ways) - again * once.flops
         ran = [n for own in exits for n in own[prompt:]]
         wrote = [n for own in exits for n in own[prompt - 1 :]]
-        held = sum(self._at(sample.final_context).state_bytes for sample in samples)
-        return Spending(
-            prompt_tokens=prompt,
-            visible_tokens=sum(len(sample.tokens) for sample in samples),
-            latent_steps=0,
+        return _Ran(
             block_calls=sum(way.block_calls for way in ways) - again * once.block_calls,
             model_flops=flops + self._head * (1 + sum(decoded) + readouts),
             serial_steps=max(way.serial_calls for way in ways),
-            state_bytes=round(held),
             **self._looped(mean([*exits[0][:prompt], *ran]), mean(wrote)),
         )
+
+    @cached_property
+    def _exits(self) -> ExitCosts:
+        """What positions cost that stopped, or were left behind."""
+        assert isinstance(self._depth, LoopCosts), "only looped tokens have exits"
+        return ExitCosts(self._depth, self._loops, self._stop)
+
+    def _looped(self, mean: float, answer: float) -> dict[str, float]:
+        """Loops that were run, where anything is looped."""
+        return {"mean_loops": mean, "answer_loops": answer} if self._depth.adjustable else {}
 
     def _at(self, context: int) -> Cost:
         return self._cost(context)

@@ -83,7 +83,8 @@ class Mixer(nn.Module, ABC):
         shares: whether layers of this mixer hand tensors on to later layers of the same pass; then
             `forward` takes one more argument, the dictionary that they are handed on in (keyed by
             `Site.name`; None where the mixer stands alone).
-        reuses: whether `among` can run some positions and let others show their keys again.
+        shown_width: channels by which a position that doesn't run goes on showing its keys; 0 where
+            it can't, above it the mixer is a `models.depth.going.Showing`.
         folded: names of linear layers whose weights the mixer multiplies itself somewhere, so that
             nothing may be hooked onto their calls.
         causal: whether a token sees no later one. One that isn't causal keeps no state: it refuses
@@ -91,7 +92,7 @@ class Mixer(nn.Module, ABC):
     """
 
     shares: bool = False
-    reuses: bool = False
+    shown_width: int = 0
     causal: bool = True
     folded: tuple[str, ...] = ()
 
@@ -144,29 +145,3 @@ class Mixer(nn.Module, ABC):
     def carried_flops(self) -> int:
         """FLOPs of one token that reads what the last call left, beside its own."""
         return 0
-
-    def nothing_shown(self, x: Tensor, shape: tuple[int, int]) -> Tensor:
-        """Return the place of what positions show, `[B, T, X]`, before any has; for `among`."""
-        raise NotImplementedError(f"{type(self).__name__} keeps no keys to show again")
-
-    def among(
-        self,
-        x_GMD: Tensor,
-        own: tuple[tuple[Tensor, Tensor], Tensor | None],
-        shown_BTX: Tensor,
-        segments_BT: Tensor | None,
-        state: Any,
-    ) -> tuple[Tensor, Tensor, Any]:
-        """Mix some positions, which see all others as what these showed last.
-
-        Args:
-            x_GMD: inputs of the positions that run.
-            own: where they stand, as an index of `[B, T]`, and which of them are real.
-            shown_BTX: what every position showed last.
-            segments_BT: document ids of all positions.
-            state: as in `forward`; it reads all positions.
-
-        Returns:
-            `y_GMD`, what every position shows now, and the new state.
-        """
-        raise NotImplementedError(f"{type(self).__name__} keeps no keys to show again")

@@ -87,7 +87,7 @@ class Cycles:
     def run(self) -> Tensor:
         """Run the loops; return what follows them, `[B, T, D]`."""
         depth, loops = self.depth, self.asked.loops
-        before = depth.forward_only(loops, self.asked) if self.learns else 0
+        before = depth.forward_only(loops, self.asked.gradient_loops) if self.learns else 0
         state = depth.injection.begin(depth.start(self.given.entry_BTD, self.asked.draws))
         seen_BTD = depth.injection.finish(state)
         for loop in range(loops):

@@ -83,23 +83,6 @@ class Trajectory:
     step: Callable[[Tensor], Tensor] | None = None
 
 
-@dataclass(frozen=True)
-class Spent:
-    """What positions cost that ran different numbers of loops.
-
-    Attributes:
-        flops: model FLOPs, without the last readout.
-        block_calls: passes through blocks, times positions that were run.
-        serial_calls: passes that had to wait for one another; the prompt's positions don't.
-        readouts: times that a rule read a position out.
-    """
-
-    flops: float
-    block_calls: int
-    serial_calls: int
-    readouts: int
-
-
 class Depth(nn.Module, ABC):
     """Runs blocks over a sequence.
 
@@ -109,10 +92,12 @@ class Depth(nn.Module, ABC):
         default_loops: loops at evaluation when none are asked for.
         default_stop: when tokens stop at evaluation, if nothing else is asked for.
         adjustable: whether a caller may ask for another count.
+        gradient_loops: last loops that a training step differentiates; None is all.
     """
 
     default_loops: int = 1
     default_stop: Stop = Stop()
+    gradient_loops: int | None = None
     adjustable: bool = False
 
     def __init__(self, blocks: nn.ModuleList, order: Sequence[int] | None = None) -> None:
@@ -187,27 +172,24 @@ class Depth(nn.Module, ABC):
         """Cost of one token that sees `context` tokens; weights are read at every call."""
         return total([self.block(layer).cost(context) for layer in self.calls(loops)])
 
+    def forward_only(self, loops: int, window: int | None = None) -> int:
+        """Return how many of a training step's first loops are not differentiated.
+
+        `window` is the last loops that are; None is the depth's own.
+        """
+        window = window or self.gradient_loops
+        return 0 if window is None else max(0, loops - window)
+
     def forward_only_cost(self, length: int, loops: int, window: int | None = None) -> Cost:
         """Cost of what a training step over `length` tokens runs without differentiating it.
 
-        `window` is the last loops that are differentiated; None is the depth's own.
+        `window` is as in `forward_only`.
         """
         return Cost()
 
     def finish_cost(self, length: int) -> Cost:
         """Cost of what follows the loops, but the readout."""
         return Cost()
-
-    def spent(self, exits: Sequence[int], prompt: int, loops: int, stop: Stop) -> Spent:
-        """Return what positions cost that ran these numbers of loops, of at most `loops`.
-
-        Args:
-            exits: loops that each position of a document ran, in order.
-            prompt: how many of them were read at once.
-            loops: loops that were allowed.
-            stop: the rule that stopped them.
-        """
-        raise NotImplementedError("only a depth whose tokens stop has exits")
 
     def prefill_cost(self, length: int, loops: int) -> Cost:
         """Cost of reading `length` tokens at once."""
@@ -244,8 +226,3 @@ class Depth(nn.Module, ABC):
         block = self.blocks[self.order[layer]]
         assert isinstance(block, Block)
         return block
-
-
-def loops_before(window: int | None, loops: int) -> int:
-    """Loops before the window of the last ones that are differentiated; None is all of them."""
-    return 0 if window is None else max(0, loops - window)

@@ -8,12 +8,12 @@ policy for holes:
             of their own. It holds for every mixer, since each keeps what it needs in its state.
     reuse   the keys and values that it showed the same layer in its last loop. For attention.
 
-Legend: B batch, T time, D width, M positions picked of each row, G rows of a group.
+Legend: B batch, T time, D width, X channels, M positions picked of each row, G rows of a group.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -99,6 +99,39 @@ def _in_order(active_BT: Tensor) -> Tensor:
     return (~active_BT).to(torch.uint8).argsort(dim=1, stable=True)
 
 
+@runtime_checkable
+class Showing(Protocol):
+    """A mixer that can run some positions and let the others show their keys again.
+
+    Attributes:
+        shown_width: channels X of what a position shows.
+    """
+
+    shown_width: int
+
+    def among(
+        self,
+        x_GMD: Tensor,
+        own: tuple[tuple[Tensor, Tensor], Tensor | None],
+        shown_BTX: Tensor,
+        segments_BT: Tensor | None,
+        state: Any,
+    ) -> tuple[Tensor, Tensor, Any]:
+        """Mix some positions, which see all others as what these showed last.
+
+        Args:
+            x_GMD: inputs of the positions that run.
+            own: where they stand, as an index of `[B, T]`, and which of them are real; None is all.
+            shown_BTX: what every position showed last; zero before any has.
+            segments_BT: document ids of all positions.
+            state: as a mixer's `forward` takes it; it reads all positions.
+
+        Returns:
+            `y_GMD`, what every position shows now, and the new state.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Reuse:
     """Positions that run, among those that show again what they showed last.
@@ -117,11 +150,12 @@ class Reuse:
 
     def mixing(self, layer: int, mixer: Any) -> Callable[..., tuple[Tensor, Any]]:
         """Return what stands in for a layer's mixer; it is called as that is."""
+        assert isinstance(mixer, Showing)
 
         def mix(x_GMD: Tensor, segments_GM: Tensor | None, state: Any) -> tuple[Tensor, Any]:
             shown_BTX = self.shown.get(layer)
             if shown_BTX is None:
-                shown_BTX = mixer.nothing_shown(x_GMD, self.shape)
+                shown_BTX = x_GMD.new_zeros(*self.shape, mixer.shown_width)
             own = (self.group.places, self.group.real_GM)
             y_GMD, self.shown[layer], state = mixer.among(
                 x_GMD, own, shown_BTX, self.segments_BT, state

@@ -5,12 +5,14 @@ Legend: none; this file counts.
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache
 
 from torch import nn
 
+from ..block import Block
 from ..cost import Cost, total
-from .depth import Depth, Spent, loops_before
+from .depth import Depth
 from .halting import Halting
 from .injection import Injection
 from .looped_config import LoopSettings
@@ -91,7 +93,7 @@ class LoopCosts(Depth):
 
     def forward_only_cost(self, length: int, loops: int, window: int | None = None) -> Cost:
         """Cost of those loops of a training step that are not differentiated."""
-        before = loops_before(window or self.config.gradient_loops, loops)
+        before = self.forward_only(loops, window)
         if not before:
             return Cost()
         blocks = [self.block(layer).prefill_cost(length) for layer in self.core]
@@ -102,33 +104,6 @@ class LoopCosts(Depth):
     def finish_cost(self, length: int) -> Cost:
         """Cost of the coda."""
         return total([self.block(layer).prefill_cost(length) for layer in self.coda])
-
-    def spent(self, exits: Sequence[int], prompt: int, loops: int, stop: Stop) -> Spent:
-        """Return what positions cost that ran these numbers of loops.
-
-        A loop's layers see the positions that reached it; where holes are filled, all of them.
-        """
-        fills = self.reuses(stop)
-        flops, reached = 0.0, [0] * loops
-        for context, count in enumerate(exits, start=1):
-            flops += self._once_flops(context) + self.between(count).flops
-            for loop in range(count):
-                reached[loop] += 1
-                flops += self._loop_flops(context if fills else reached[loop])
-        ran = list(exits)
-        one_by_one = [max(ran[:prompt], default=0), *ran[prompt:]]
-        once, core = len(self.prelude) + len(self.coda), len(self.core)
-        calls, serial = (once * len(part) + core * sum(part) for part in (ran, one_by_one))
-        tested = sum(min(count, loops - 1) for count in exits)
-        return Spent(flops, calls, serial, tested if stop and stop.kind.reads else 0)
-
-    def _once_flops(self, context: int) -> float:
-        """FLOPs of prelude and coda for one token."""
-        return sum(self.block(x).cost(context).flops for x in (*self.prelude, *self.coda))
-
-    def _loop_flops(self, context: int) -> float:
-        """FLOPs of the group's blocks for one token in one loop."""
-        return sum(self.block(layer).cost(context).flops for layer in self.core)
 
     def between(self, loops: int) -> Cost:
         """Cost of what stands between the blocks, for a token that runs so many loops."""
@@ -144,3 +119,74 @@ class LoopCosts(Depth):
         parts = [part for part in (*own, self.relaxation, self.halting, self.route) if part]
         weights = sum(p.numel() for part in parts for p in part.parameters())
         return Cost(flops, 4 * weights)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What positions cost that ran different numbers of loops.
+
+    Attributes:
+        flops: model FLOPs, without the last readout.
+        block_calls: passes through blocks, times positions that were run.
+        serial_calls: passes that had to wait for one another; the prompt's positions don't.
+        readouts: times that a rule read a position out.
+    """
+
+    flops: float
+    block_calls: int
+    serial_calls: int
+    readouts: int
+
+
+class ExitCosts:
+    """Counts what positions cost that ran different numbers of loops.
+
+    A loop's layers see the positions that reached it; where holes are filled, all of them. What a
+    position costs that sees so many is computed once.
+
+    Args:
+        depth: whose positions they are.
+        loops: loops that were allowed.
+        stop: the rule that stopped them.
+    """
+
+    def __init__(self, depth: LoopCosts, loops: int, stop: Stop) -> None:
+        self.depth, self.loops, self.stop = depth, loops, stop
+        self.fills = depth.reuses(stop)
+        once = [depth.block(layer) for layer in (*depth.prelude, *depth.coda)]
+        core = [depth.block(layer) for layer in depth.core]
+        self._once_flops = cache(lambda context: _flops(once, context))
+        self._loop_flops = cache(lambda context: _flops(core, context))
+        self._between_flops = cache(lambda count: depth.between(count).flops)
+
+    def spent(self, exits: Sequence[int], prompt: int) -> Spent:
+        """Return what the positions of a document cost that ran these numbers of loops, in order.
+
+        The first `prompt` of them were read at once.
+        """
+        flops, reached = 0.0, [0] * self.loops
+        for context, count in enumerate(exits, start=1):
+            flops += self._once_flops(context) + self._between_flops(count)
+            for loop in range(count):
+                reached[loop] += 1
+                flops += self._loop_flops(context if self.fills else reached[loop])
+        return Spent(flops, *self._calls(exits, prompt), self._readouts(exits))
+
+    def _calls(self, exits: Sequence[int], prompt: int) -> tuple[int, int]:
+        """Passes through blocks: of all positions, and those that waited for one another."""
+        depth, ran = self.depth, list(exits)
+        one_by_one = [max(ran[:prompt], default=0), *ran[prompt:]]
+        once, core = len(depth.prelude) + len(depth.coda), len(depth.core)
+        calls, serial = (once * len(part) + core * sum(part) for part in (ran, one_by_one))
+        return calls, serial
+
+    def _readouts(self, exits: Sequence[int]) -> int:
+        """Times that the rule read out: after every loop but the last allowed."""
+        if not self.stop or not self.stop.kind.reads:
+            return 0
+        return sum(min(count, self.loops - 1) for count in exits)
+
+
+def _flops(blocks: Sequence[Block], context: int) -> float:
+    """FLOPs of one token in these blocks, where it sees so many."""
+    return sum(block.cost(context).flops for block in blocks)

@@ -25,7 +25,7 @@ from ..layers import RMSNorm
 from .adaptive_config import check_stop
 from .count import grown
 from .cycles import Cycles, Given
-from .depth import Asked, Trajectory, loops_before
+from .depth import Asked, Trajectory
 from .draws import Draws
 from .halting import HALTINGS
 from .injection import INJECTIONS
@@ -65,6 +65,7 @@ class LoopedDepth(LoopCosts):
         super().__init__(blocks, order)
         self.config = config
         self.default_loops, self.default_stop = config.loops, Stop.parse(config.stop)
+        self.gradient_loops = config.gradient_loops
         self.entry_norm, self.loop_norm = (
             RMSNorm(dim) if config.norm else nn.Identity() for _ in range(2)
         )
@@ -102,7 +103,7 @@ class LoopedDepth(LoopCosts):
     def _check_reuse(self, holes: str, said: str) -> None:
         """Raise ValueError where stopped tokens keep no keys to show again."""
         blocks = [self.block(layer) for layer in self.core]
-        if holes == "reuse" and not all(b.mixer.reuses and not b.canon for b in blocks):
+        if holes == "reuse" and not all(b.mixer.shown_width and not b.canon for b in blocks):
             names = ", ".join(dict.fromkeys(type(block.mixer).__name__ for block in blocks))
             raise ValueError(
                 f"{said} shows a stopped token's keys again, which is for layers of attention "
@@ -272,11 +273,6 @@ class LoopedDepth(LoopCosts):
             if asked.record:
                 trajectory.states.append(hidden_BTD)
         return hidden_BTD
-
-    def forward_only(self, loops: int, asked: Asked | None = None) -> int:
-        """Loops of a training step that are not differentiated."""
-        window = None if asked is None else asked.gradient_loops
-        return loops_before(window or self.config.gradient_loops, loops)
 
     def counts(self, draws: Draws) -> list[int]:
         """Draw the count of a training step, or of each row of its batch."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..cost import Cost, total
 from ..layers import RMSNorm
-from .depth import Asked, Depth, DepthConfig, Trajectory, loops_before
+from .depth import Asked, Depth, DepthConfig, Trajectory
 from .start import STARTS, check_learned_start
 
 
@@ -89,6 +89,7 @@ class NestedDepth(Depth):
     ) -> None:
         super().__init__(blocks, order)
         self.config, self.default_loops = config, config.loops
+        self.gradient_loops = config.gradient_loops
         last = len(self.order) - config.coda
         split = last - config.high_layers if config.high_layers else last
         self.prelude, self.coda = range(config.prelude), range(last, len(self.order))
@@ -123,7 +124,8 @@ class NestedDepth(Depth):
         entry_BTD = self.entry_norm(self._run(self.prelude, x_BTD, segments_BT, state, 0, shared))
         low, high = (start(entry_BTD, draws) for start in (self.low_start, self.high_start))
         learns = draws is not None and torch.is_grad_enabled()
-        before, call = self.forward_only(loops) if learns else 0, len(self.prelude)
+        before = self.forward_only(loops, asked.gradient_loops) if learns else 0
+        call = len(self.prelude)
         given = (segments_BT, state)
         for loop in range(loops):
             with torch.set_grad_enabled(torch.is_grad_enabled() and loop >= before):
@@ -138,15 +140,11 @@ class NestedDepth(Depth):
         hidden_BTD = self._run(self.coda, high, segments_BT, state, call, shared)
         return hidden_BTD, state, trajectory
 
-    def forward_only(self, loops: int) -> int:
-        """Steps of the slow state that a training step does not differentiate."""
-        return loops_before(self.config.gradient_loops, loops)
-
     def forward_only_cost(self, length: int, loops: int, window: int | None = None) -> Cost:
         """Cost of those steps, the fast ones within them too."""
         step = [*(list(self.low) * self.config.low_loops), *self.high]
         blocks = [self.block(layer).prefill_cost(length) for layer in step]
-        return loops_before(window or self.config.gradient_loops, loops) * total(blocks)
+        return self.forward_only(loops, window) * total(blocks)
 
     def cost(self, context: int, loops: int) -> Cost:
         """Cost of one token: the blocks' at every call, and the weights between them."""

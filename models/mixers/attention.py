@@ -131,9 +131,9 @@ class Attention(Mixer):
     ) -> None:
         super().__init__()
         self.config, self.dim, self.causal = config, dim, config.causal
-        self.reuses = config.causal
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
         self.sizes = [self.heads * self.head_dim] + 2 * [self.kv_heads * self.head_dim]
+        self.shown_width = sum(self.sizes) if config.causal else 0
         self.qkv = nn.Linear(dim, sum(self.sizes), bias=False)
         self.gate = nn.Linear(dim, self.sizes[0], bias=False) if config.gate else None
         self.output = nn.Linear(self.sizes[0], dim, bias=False)
@@ -195,10 +195,6 @@ class Attention(Mixer):
         q, k, v = self._heads(projected, state.rotary_positions(positions_BT), state.max_len)
         return q, *state.update(k, v, positions_BT, segments_BT, self.config.window)
 
-    def nothing_shown(self, x: Tensor, shape: tuple[int, int]) -> Tensor:
-        """Queries, keys and values before the convolution, all zero."""
-        return x.new_zeros(*shape, sum(self.sizes))
-
     def among(
         self,
         x_GMD: Tensor,
@@ -207,7 +203,7 @@ class Attention(Mixer):
         segments_BT: Tensor | None,
         state: KeyCache | None,
     ) -> tuple[Tensor, Tensor, KeyCache | None]:
-        """Mix some positions; see `Mixer.among`."""
+        """Mix some positions; see `models.depth.going.Showing`."""
         (rows_G1, index_GM), real_GM = own
         raw_GMX = self.qkv(x_GMD)
         if real_GM is not None:

@@ -44,13 +44,16 @@ def test_nested_loops_are_their_equations(high_layers: int, start: str) -> None:
     assert backbone.block_calls_per_position() == calls
 
 
-@pytest.mark.parametrize("window", [1, 2, None])
-def test_a_window_is_a_detached_pair_of_states(window: int | None) -> None:
-    backbone = nested(high_layers=1, loops=3, gradient_loops=window)
+@pytest.mark.parametrize(
+    ("own", "asked"), [(1, None), (2, None), (None, None), (1, 2), (2, 1), (None, 2), (1, 3)]
+)
+def test_a_window_is_a_detached_pair_of_states(own: int | None, asked: int | None) -> None:
+    """The depth's own window, or the one that a pass is asked for in its place."""
+    backbone, window = nested(high_layers=1, loops=3, gradient_loops=own), asked or own
     read = torch.randint(VOCABULARY, (2, LENGTH))
     gradients = []
     for made in (
-        backbone(read, draws=Draws(0, 0, 0, rows=2)).hidden_BTD,
+        backbone(read, draws=Draws(0, 0, 0, rows=2), gradient_loops=asked).hidden_BTD,
         by_hand(backbone, read, 3 - window if window else 0),
     ):
         backbone.zero_grad()

@@ -12,6 +12,7 @@ from models.backbone import Backbone, Output
 from models.block import Block
 from models.depth.draws import Draws
 from models.depth.halting import act_weights, divergence, exit_probabilities, prior_R
+from models.depth.loop_costs import ExitCosts
 from models.depth.looped import LoopedDepth, LoopedDepthConfig
 from models.depth.stop import Look, Stop
 from tests.models.cases import (
@@ -156,10 +157,10 @@ def test_stopping_calls_fewer_blocks(layout: str, holes: str) -> None:
         if stop:
             exits = [out.trajectory.exits_BT for out in outs]
             new_BT = torch.cat(exits[1:], dim=1).tolist()
-            depth = depth_of(backbone)
-            decoded = [depth.spent(row, 0, 4, stop).block_calls for row in new_BT]
+            costs = ExitCosts(depth_of(backbone), 4, stop)
+            decoded = [costs.spent(row, 0).block_calls for row in new_BT]
             assert sum(decoded) == totals[rule] - prompt_positions
-            read = [depth.spent(row, LENGTH, 4, stop).block_calls for row in exits[0].tolist()]
+            read = [costs.spent(row, LENGTH).block_calls for row in exits[0].tolist()]
             if holes == "reuse":  # rows read together are padded to the one with the most
                 assert sum(read) <= prompt_positions <= 3 * max(read)
             else:
@@ -170,7 +171,7 @@ def test_stopping_calls_fewer_blocks(layout: str, holes: str) -> None:
 def test_exits_cost_what_counts_cost_where_all_are_equal() -> None:
     """Tokens that all run three of four loops cost what three loops do."""
     backbone, stop = stopping("attn", prelude=1), Stop.parse("gate:1")
-    spent = depth_of(backbone).spent([3] * LENGTH, LENGTH - 2, 4, stop)
+    spent = ExitCosts(depth_of(backbone), 4, stop).spent([3] * LENGTH, LENGTH - 2)
     expected = backbone.depth.prefill_cost(LENGTH, 3)
     assert spent.flops == pytest.approx(expected.flops)
     assert spent.block_calls == LENGTH * len(backbone.depth.calls(3))
@@ -178,10 +179,13 @@ def test_exits_cost_what_counts_cost_where_all_are_equal() -> None:
 
 
 def test_a_rule_that_reads_out_is_charged_for_it() -> None:
-    backbone = stopping()
-    spent = depth_of(backbone).spent([1, 4, 2], 2, 4, Stop.parse("kl:0.1"))
-    assert spent.readouts == 1 + 3 + 2, "after the last loop nothing is asked"
-    assert depth_of(backbone).spent([1, 4, 2], 2, 4, Stop.parse("gate:0.5")).readouts == 0
+    depth = depth_of(stopping())
+    readouts = {
+        rule: ExitCosts(depth, 4, Stop.parse(rule)).spent([1, 4, 2], 2).readouts
+        for rule in ("kl:0.1", "gate:0.5")
+    }
+    assert readouts["kl:0.1"] == 1 + 3 + 2, "after the last loop nothing is asked"
+    assert readouts["gate:0.5"] == 0
 
 
 def test_halting_probabilities_sum_to_one_and_have_their_closed_forms() -> None:
