@@ -28,7 +28,7 @@ Switches are key=value:
 
   task    one of {NAMES}
   level   how hard; the list of tasks says which levels each was trained on and which go beyond
-  trace   what is written before the answer: {", ".join(TRACES)} (default full, where it exists)
+  trace   what is written before the answer: {", ".join(TRACES)} (default full)
   count   how many problems (default 3)
   seed    another seed, other problems (default 0)
   split   {", ".join(SPLITS)} (default train); problems of one never occur in another

@@ -227,6 +227,6 @@ class RunConfig:
 
     def _validate_fill(self, backbone: Backbone) -> None:
         fills = [stage.objective.fill for stage in self.stages]
-        check_fill(backbone, fills, self.data.loss.question)
+        check_fill(backbone, fills, self.data.loss.question, self.data.texts)
         if fills[-1]:
             check_budgets(self.eval, backbone)

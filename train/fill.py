@@ -12,7 +12,7 @@ The puzzle solvers with nested loops (HRM, arXiv 2506.21734; TRM, 2510.04871) ar
 Legend: B batch, T time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import torch
@@ -28,7 +28,8 @@ def fill_in(batch: Batch, mask_id: int) -> Batch:
 
     Every token of a trace, thought or answer is masked; target and weight of the place before it,
     in the same document, become its own. A target at a question's token whose next token is a
-    question's too is a label of a dense document: it isn't the next token, so it stays.
+    question's too is a label of a dense document: it isn't the next token, so it stays. Plain text
+    has no prompt: its next tokens are predicted as ever.
 
     Args:
         batch: next-token targets, or labels in the question (`data.document`).
@@ -39,7 +40,7 @@ def fill_in(batch: Batch, mask_id: int) -> Batch:
         cut in what it writes: the weight of a piece's first token stands in another piece, and is
         lost.
     """
-    written_BT = batch.roles_BT > Role.QUESTION
+    written_BT = (batch.roles_BT > Role.QUESTION) & (batch.roles_BT != Role.TEXT)
     follows_BT = _follows(batch.segments_BT)
     moved_BT = written_BT & follows_BT
     left_BT = moved_BT.roll(-1, dims=1)  # the first place follows none, so nothing wraps around
@@ -59,13 +60,16 @@ def _follows(segments_BT: Tensor) -> Tensor:
     return follows_BT
 
 
-def check_fill(backbone: Backbone, fills: Sequence[bool], question: float) -> None:
+def check_fill(
+    backbone: Backbone, fills: Sequence[bool], question: float, texts: Collection[str] = ()
+) -> None:
     """Refuse stages that would let a backbone read what it is to predict.
 
     Args:
         backbone: on any device.
         fills: each stage's `objective.fill`.
         question: weight of a question's own tokens, `data.loss.question`.
+        texts: names of the corpus's sources that are texts.
 
     Raises:
         ValueError: naming the key.
@@ -80,6 +84,11 @@ def check_fill(backbone: Backbone, fills: Sequence[bool], question: float) -> No
                 f"{key}=false: the backbone {name} is non-causal, so it reads the next token "
                 f"instead of predicting it: set {key}=true, or causal=true in all of its mixers"
             )
+    for source in texts:
+        raise ValueError(
+            f"data.sources.{source}.text: the backbone {name} is non-causal and would read a text "
+            "instead of predicting it: leave the source out, or set causal=true in all mixers"
+        )
     if question:
         raise ValueError(
             f"data.loss.question={question}: the backbone {name} is non-causal and sees the whole "

@@ -146,7 +146,29 @@ def solve_sudoku(rows: int, columns: int):
     return solve
 
 
+def distances(question: str) -> tuple[dict[str, int], list[str]]:
+    """Breadth first: the distance of each node from the asked root, and the two candidates."""
+    graph, asked = question.split(" ? ")
+    edges = [edge.split() for edge in graph.split(" | ")]
+    root, *candidates = asked.split()
+    found, frontier = {root: 0}, [root]
+    for node in frontier:
+        for start, end in edges:
+            if start == node and end not in found:
+                found[end] = found[node] + 1
+                frontier.append(end)
+    return found, candidates
+
+
+def solve_prosqa(question: str, level: int) -> str:
+    found, candidates = distances(question)
+    (answer,) = [candidate for candidate in candidates if candidate in found]
+    assert found[answer] == level
+    return answer
+
+
 SOLVERS = {
+    "prosqa": solve_prosqa,
     "path_star": solve_path_star,
     "shortest_path": solve_shortest_path,
     "ancestors": solve_ancestors,

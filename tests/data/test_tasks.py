@@ -203,27 +203,6 @@ def solve_addition(question: str, level: int) -> str:
     return " ".join(str(sum(operands)))
 
 
-def distances(question: str) -> tuple[dict[str, int], list[str]]:
-    """Breadth first: the distance of each node from the asked root, and the two candidates."""
-    graph, asked = question.split(" ? ")
-    edges = [edge.split() for edge in graph.split(" | ")]
-    root, *candidates = asked.split()
-    found, frontier = {root: 0}, [root]
-    for node in frontier:
-        for start, end in edges:
-            if start == node and end not in found:
-                found[end] = found[node] + 1
-                frontier.append(end)
-    return found, candidates
-
-
-def solve_prosqa(question: str, level: int) -> str:
-    found, candidates = distances(question)
-    (answer,) = [candidate for candidate in candidates if candidate in found]
-    assert found[answer] == level
-    return answer
-
-
 def solve_igsm(question: str, level: int) -> str:
     statements, asked = question.split(" ? ")
     defined = dict(statement.split(" = ") for statement in statements.split(" ; "))
@@ -256,7 +235,6 @@ SOLVERS = {
     "mqar": solve_mqar,
     "selective_copy": solve_selective_copy,
     "addition": solve_addition,
-    "prosqa": solve_prosqa,
     "igsm": solve_igsm,
     **recall_and_arithmetic.SOLVERS,
     **graphs_and_puzzles.SOLVERS,

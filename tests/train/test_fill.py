@@ -31,8 +31,7 @@ from train.optim import OptimConfig
 from train.stage import StageConfig
 
 MASK = 99
-_, Q, T, _, A = Role
-P = Role.PAD
+P, Q, T, A, X = Role.PAD, Role.QUESTION, Role.TRACE, Role.ANSWER, Role.TEXT
 FILL = [StageConfig(objective=ObjectiveConfig(fill=True))]
 WHOLE = {"attn": AttentionConfig(causal=False)}
 
@@ -92,6 +91,13 @@ def test_labels_of_a_question_stay_where_they_are() -> None:
     filled = fill_in(batch_of(tokens, roles, [0] * 6, [0, 0.4, 0.4, 1, 1, 0], targets), MASK)
     assert filled.tokens_BT.tolist() == [[1, 10, 11, 12, MASK, MASK]]
     assert {i: target for i, (target, _) in weighted(filled).items()} == {1: 11, 2: 21, 4: 22, 5: 5}
+
+
+def test_plain_text_is_predicted_as_ever() -> None:
+    batch = batch_of([9, 5, 6, 7, 9], [X] * 5, [0] * 5, [1, 1, 1, 1, 0])
+    filled = fill_in(batch, MASK)
+    assert torch.equal(filled.tokens_BT, batch.tokens_BT)
+    assert weighted(filled) == weighted(batch)
 
 
 def test_a_trace_is_masked_too() -> None:
@@ -166,6 +172,8 @@ def test_a_non_causal_backbone_must_fill_in(corpus_path: Path) -> None:
         check_fill(whole.backbone, [True, False], 0.0)
     with pytest.raises(ValueError, match=r"data.loss.question=0.5: .*nothing in it to predict"):
         check_fill(whole.backbone, [True], 0.5)
+    with pytest.raises(ValueError, match=r"data.sources.book.text: .*would read a text"):
+        check_fill(whole.backbone, [True], 0.0, ["book"])
 
 
 @pytest.mark.parametrize(
