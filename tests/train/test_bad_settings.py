@@ -90,6 +90,10 @@ IMPOSSIBLE = [
         ["backbone=looped", "backbone.depth.prelude=4"],
         "depth.prelude=4 and depth.coda=0 leave nothing to loop over 4 layers",
     ),
+    (
+        ["depth=mor", "backbone.depth.route=token", "backbone.depth.capacity=[0.5,0.5]"],
+        r"depth.capacity=\[0.5, 0.5\] .* depth.route=token .*: set route=expert, or capacity=null",
+    ),
     (["backbone.layout="], "backbone.layout is empty"),
     (['backbone.layout="gdn attn"'], 'backbone.layout="gdn attn": no mixer is called "gdn" here'),
     (["backbone.num_layers=0"], "backbone.num_layers=0 must be at least 1"),
@@ -128,7 +132,10 @@ IMPOSSIBLE = [
     (["data.context=8"], "data.context=8 .* at least 16"),
     (["data.sources.direct.levels=[]"], r"data.sources.direct.levels=\[\]"),
     (["+eval.tasks={s3_swaps: {levels: [900]}}"], "eval.tasks.s3_swaps: .*900"),
-    (["+eval.tasks={s4: {levels: [2]}}"], "eval.tasks.s4: task=s4 is not a task: use one of parity"),
+    (
+        ["+eval.tasks={s4: {levels: [2]}}"],
+        "eval.tasks.s4: task=s4 is not a task: use one of parity",
+    ),
     (["eval.items=0"], "eval.items=0 must be at least 1"),
     (["study.jobs=0"], "study.jobs=0 must be at least 1"),
     (["experiment_name=../x"], "experiment_name=../x must be a folder name"),
