@@ -114,6 +114,14 @@ IMPOSSIBLE = [
     (["stages.0.steps=2000"], "stages ask for 2000 steps, trainer.max_steps=1000"),
     (["stages.0.schedule.decay=1.5"], r"stages\[0\].schedule.warmup=.* add up to at most 1"),
     (["stages.0.objective.chunk_size=0"], r"stages\[0\].objective.chunk_size=0"),
+    (
+        ["stages.0.objective.over=expected"],
+        r"stages\[0\].objective.over=expected goes by a gate's chances",
+    ),
+    (
+        ["depth=mor", "stages.0.objective.jacobian=0.1"],
+        r"stages\[0\].objective.jacobian=0.1 follows every token .* depth.route=expert",
+    ),
     (["stages.0.trainable=[heads]"], r"stages\[0\].trainable: the backbone has no part heads"),
     (
         ["backbone.mixers.attn.causal=false"],
