@@ -146,10 +146,9 @@ class BudgetConfig:
         axes = (self.forced_ends, self.latent_steps, self.loops, self.samples, self.stops)
         grid = product(self.traces if traces is None else traces, *axes)
         possible = (
-            self._budget(*values)
-            for values in grid
-            if (values[0] != "none" or values[1] is None)
-            and (values[3] is None or values[5] in (None, "none"))
+            self._budget(trace, end, latent, loops, samples, stop)
+            for trace, end, latent, loops, samples, stop in grid
+            if (trace != "none" or end is None) and (loops is None or stop in (None, "none"))
         )
         return list(dict.fromkeys(possible))
 

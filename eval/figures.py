@@ -3,14 +3,12 @@
 They are drawn from the same tables as the interactive ones.
 """
 
-import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -23,7 +21,7 @@ from eval.frontier import frontier, steps
 from eval.level_figure import draw_levels
 from eval.metrics import pooled, spent_currencies
 from eval.palette import GRID, INK, MUTED, Style
-from eval.panels import DASHES, DPI, chance_key, frame, lay_out_accuracy, panels
+from eval.panels import DASHES, chance_key, frame, lay_out_accuracy, panels, png
 
 _HEADLINE = ("visible_tokens", "model_flops", "state_bytes", "serial_steps", "latency_b1_s")
 
@@ -46,24 +44,22 @@ def write_figures(
     `frontier.png` holds the three headline currencies, `frontier_<column>.png` one currency each,
     `levels_<task>.png` accuracy against level. `sizes` is said below the frontiers.
     """
-    # A name with dollar signs is a name, not a formula.
-    with rc_context({"text.parse_math": False}):
-        drawn = _draw_all(points, cells, styles, sizes)
-        for name, figure in drawn.items():
-            _save(figure, folder / name)
+    drawn = _draw_all(points, cells, styles, sizes)
+    for name, content in drawn.items():
+        write_atomically(folder / name, content)
     return [folder / name for name in drawn]
 
 
 def _draw_all(
     points: pl.DataFrame, cells: pl.DataFrame, styles: Mapping[str, Style], sizes: str
-) -> dict[str, Figure]:
-    drawn: dict[str, Figure] = {}
+) -> dict[str, bytes]:
+    drawn: dict[str, bytes] = {}
     if headline := headline_currencies(points):
-        drawn["frontier.png"] = draw_frontiers(points, headline, styles, sizes)
+        drawn["frontier.png"] = png(draw_frontiers, points, headline, styles, sizes)
     for currency in spent_currencies(points):
-        drawn[frontier_file(currency)] = draw_frontiers(points, [currency], styles, sizes)
+        drawn[frontier_file(currency)] = png(draw_frontiers, points, [currency], styles, sizes)
     for (task,), of_task in cells.group_by("task", maintain_order=True):
-        drawn[level_file(str(task))] = draw_levels(of_task, styles)
+        drawn[level_file(str(task))] = png(draw_levels, of_task, styles)
     return drawn
 
 
@@ -75,12 +71,6 @@ def frontier_file(currency: Currency) -> str:
 def level_file(task: str) -> str:
     """Name the PNG of one task's levels; whatever is odd in the task's name becomes "_"."""
     return f"levels_{re.sub(r'[^A-Za-z0-9_-]', '_', task)}.png"
-
-
-def _save(figure: Figure, path: Path) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
-    write_atomically(path, buffer.getbuffer())
 
 
 def draw_frontiers(

@@ -12,6 +12,7 @@ from eval.mechanisms import Mechanisms, mechanisms
 from eval.metrics import cells, points, pooled
 from eval.palette import Style, styles
 from eval.runs import Run, combined_ledger, find_runs, read_runs
+from eval.stopping import Way, stopping
 from eval.twin_notes import twin_notes
 from eval.verdict import Verdict, verdicts
 
@@ -34,6 +35,7 @@ class Findings:
         styles: the look of each label.
         mechanisms: runs that differ in seed and learning rate, taken together; None where there
             are none.
+        ways: ways to spend loops, where rules to stop by were tried.
     """
 
     runs: Sequence[Run]
@@ -45,6 +47,7 @@ class Findings:
     threshold: float
     styles: Mapping[str, Style]
     mechanisms: Mechanisms | None = None
+    ways: Sequence[Way] = ()
 
     @property
     def shows_groups_only(self) -> bool:
@@ -98,6 +101,7 @@ def gather(folders: Sequence[Path], threshold: float) -> Findings:
         threshold=threshold,
         styles=styles([run.label for run in runs]),
         mechanisms=mechanisms(runs, by_cell),
+        ways=stopping(ledger, runs),
     )
 
 

@@ -1,10 +1,6 @@
 """What a report writes beside its page where runs are taken together: PNGs and a Markdown file."""
 
-import io
 from pathlib import Path
-
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from data.atomic import write_atomically
 from eval.findings import Findings
@@ -13,7 +9,7 @@ from eval.markdown import markdown_table
 from eval.mechanism_figure import draw_mechanisms, draw_recall
 from eval.mechanism_tables import mechanism_level_tables, mechanism_table, rate_table
 from eval.mechanisms import Mechanisms
-from eval.panels import DPI
+from eval.panels import png
 
 MARKDOWN_FILE = "mechanisms.md"
 _RECALL = "mqar"
@@ -28,21 +24,14 @@ def write_mechanisms(findings: Findings, folder: Path) -> list[Path]:
     found = findings.mechanisms
     if found is None:
         return []
-    with rc_context({"text.parse_math": False}):
-        drawn = {"mechanisms.png": draw_mechanisms(found)}
-        if _RECALL in found.tasks:
-            drawn["recall.png"] = draw_recall(found, _RECALL)
-        for name, figure in drawn.items():
-            write_atomically(folder / name, _png(figure))
+    drawn = {"mechanisms.png": png(draw_mechanisms, found)}
+    if _RECALL in found.tasks:
+        drawn["recall.png"] = png(draw_recall, found, _RECALL)
+    for name, content in drawn.items():
+        write_atomically(folder / name, content)
     text = _markdown(findings, found)
     write_atomically(folder / MARKDOWN_FILE, text.encode())
     return [folder / name for name in (*drawn, MARKDOWN_FILE)]
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
-    return buffer.getvalue()
 
 
 def _markdown(findings: Findings, found: Mechanisms) -> str:

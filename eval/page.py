@@ -20,7 +20,7 @@ from eval.mechanism_tables import mechanism_level_tables, mechanism_table, rate_
 from eval.metrics import spent_currencies
 from eval.run_tables import backbone_table, provenance_table, sample_table
 from eval.sources import source_table
-from eval.stopping import stopping, stopping_tables
+from eval.stopping import stopping_tables
 from eval.tables import (
     best_eta_table,
     comparison_table,
@@ -120,7 +120,7 @@ def _groups(findings: Findings, grouped: Sequence[Path]) -> str:
 
 def _stops(findings: Findings, files: Sequence[Path]) -> str:
     """When to stop looping; nothing where no rule was tried."""
-    tables = stopping_tables(stopping(findings.ledger, findings.runs))
+    tables = stopping_tables(findings.ways)
     if not tables:
         return ""
     pictures = "".join(_picture(path) for path in files if path.suffix == ".png")

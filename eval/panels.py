@@ -1,10 +1,13 @@
-"""The frame that the report's PNGs share: panels, legend, caption and the accuracy axis."""
+"""What PNGs share: how they are made; panels, legend, caption and accuracy axis of a report's."""
 
+import io
 import math
 import textwrap
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import ParamSpec
 
+from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,11 +15,26 @@ from matplotlib.lines import Line2D
 
 from eval.palette import GRID, INK, MUTED, Style
 
+Arguments = ParamSpec("Arguments")
+
 # 7 inches at 200 dots are 1400 pixels: sharp at the width of a README.
 DPI = 200
 _WIDTH = 7.0
 DASHES = (0, (4, 3))
 _DASH_STEPS = (2, 3, 5, 7)
+
+
+def png(
+    draw: Callable[Arguments, Figure], *args: Arguments.args, **kwargs: Arguments.kwargs
+) -> bytes:
+    """Draw a figure and return it as a PNG file's content.
+
+    A name with dollar signs is a name, not a formula, when it is drawn and when it is saved.
+    """
+    buffer = io.BytesIO()
+    with rc_context({"text.parse_math": False}):
+        draw(*args, **kwargs).savefig(buffer, format="png", dpi=DPI, facecolor="white")
+    return buffer.getvalue()
 
 
 def dash_rank(loops: int) -> int:

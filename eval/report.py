@@ -24,7 +24,7 @@ from eval.mechanism_tables import mechanism_table
 from eval.metrics import spent_currencies
 from eval.page import render_page
 from eval.sources import source_table
-from eval.stopping import stopping, stopping_tables
+from eval.stopping import stopping_tables
 from eval.stopping_files import write_stopping
 from eval.tables import point_tables, verdict_table
 from eval.terminal import console, print_table
@@ -130,7 +130,7 @@ def print_findings(findings: Findings) -> None:
     if gaps is not None:
         print_table(gaps, to)
         to.print(gaps.note, style="dim")
-    for table in stopping_tables(stopping(findings.ledger, findings.runs)):
+    for table in stopping_tables(findings.ways):
         print_table(table, to)
     spent = [c for c in ETA_CURRENCIES if c in spent_currencies(findings.points)]
     shown = spent if to.width >= 120 else spent[:3]

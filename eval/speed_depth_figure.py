@@ -1,19 +1,17 @@
 """Looped backbones beside their twins, as a PNG: ratios of FLOP/s, and graphs against loops."""
 
-import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from data.atomic import write_atomically
 from eval.palette import GRID, INK, MUTED, Style, styles
-from eval.panels import DASHES, DPI
+from eval.panels import DASHES, png
 from eval.speed_depth_rows import LEAST_RATIO, MODES, DepthRow, Pair, pairs_of
 from eval.speed_graphs import GraphCount
 
@@ -22,10 +20,7 @@ def save_depth_figure(
     rows: Sequence[DepthRow], graphs: Mapping[str, GraphCount], caption: str, path: Path
 ) -> None:
     """Draw both panels and write them, complete or not at all."""
-    with rc_context({"text.parse_math": False}):
-        buffer = io.BytesIO()
-        draw_depth(rows, graphs, caption).savefig(buffer, format="png", dpi=DPI, facecolor="white")
-    write_atomically(path, buffer.getbuffer())
+    write_atomically(path, png(draw_depth, rows, graphs, caption))
 
 
 def draw_depth(rows: Sequence[DepthRow], graphs: Mapping[str, GraphCount], caption: str) -> Figure:

@@ -1,11 +1,9 @@
 """Time for a token and peak memory against length, as a PNG: a line a mixer, its peer dashed."""
 
-import io
 import math
 from collections.abc import Callable
 from pathlib import Path
 
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -13,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from data.atomic import write_atomically
 from eval.palette import GRID, INK, MUTED, styles
-from eval.panels import DASHES, DPI
+from eval.panels import DASHES, png
 from eval.speed_rows import Row, Rows
 
 Figures = Callable[[Row], float | None]
@@ -52,10 +50,7 @@ PANELS: tuple[tuple[str, str, str, Figures], ...] = (
 
 def save_speed_figure(rows: Rows, caption: str, path: Path) -> None:
     """Draw all panels and write them, complete or not at all."""
-    with rc_context({"text.parse_math": False}):
-        buffer = io.BytesIO()
-        draw_speed(rows, caption).savefig(buffer, format="png", dpi=DPI, facecolor="white")
-    write_atomically(path, buffer.getbuffer())
+    write_atomically(path, png(draw_speed, rows, caption))
 
 
 def draw_speed(rows: Rows, caption: str) -> Figure:

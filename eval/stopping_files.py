@@ -1,18 +1,15 @@
 """What a report writes beside its page where stopping rules were tried."""
 
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib import rc_context
-
 from data.atomic import write_atomically
 from eval.findings import Findings
 from eval.markdown import markdown_table
-from eval.panels import DPI
+from eval.panels import png
 from eval.runs import Run
-from eval.stopping import Way, stopping, stopping_tables
+from eval.stopping import stopping_tables
 from eval.stopping_figure import draw_stopping
 
 
@@ -22,29 +19,22 @@ def write_stopping(findings: Findings, folder: Path) -> list[Path]:
     Returns:
         What was written; nothing where no rule was tried.
     """
-    ways = stopping(findings.ledger, findings.runs)
+    ways = findings.ways
     if not ways:
         return []
     made = []
     keys = list(dict.fromkeys((way.task, way.backbone) for way in ways))
     for number, (task, backbone) in enumerate(keys):
         own = [way for way in ways if (way.task, way.backbone) == (task, backbone)]
+        mean = _trained_mean(findings.runs, backbone)
         name = "stopping.png" if number == 0 else f"stopping_{number + 1}.png"
-        write_atomically(folder / name, _png(own, _trained_mean(findings.runs, backbone)))
+        write_atomically(folder / name, png(draw_stopping, own, mean))
         made.append(folder / name)
     text = "\n".join(markdown_table(table) for table in stopping_tables(ways))
     write_atomically(folder / "stopping.md", text.encode())
     content = json.dumps([vars(way) for way in ways], indent=1)
     write_atomically(folder / "stopping.json", content.encode())
     return [*made, folder / "stopping.md", folder / "stopping.json"]
-
-
-def _png(ways: Sequence[Way], trained_mean: float | None) -> bytes:
-    buffer = io.BytesIO()
-    with rc_context({"text.parse_math": False}):
-        figure = draw_stopping(ways, trained_mean)
-        figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
-    return buffer.getvalue()
 
 
 def _trained_mean(runs: Sequence[Run], backbone: str) -> float | None:

@@ -223,6 +223,7 @@ class RunConfig:
                 set_trainable(backbone, stage.trainable)
             except ValueError as error:
                 raise ValueError(f"stages[{index}].{error}") from None
+            stage.objective.check(backbone, f"stages[{index}].objective")
         self._validate_fill(backbone)
 
     def _validate_fill(self, backbone: Backbone) -> None:

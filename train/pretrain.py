@@ -124,12 +124,10 @@ def _prepare(config: RunConfig, folder: Path) -> Run:
 
 
 def _describe(run: Run, plain: dict[str, Any]) -> None:
-    """Write what the run is; building on meta checks the sizes."""
+    """Write what the run is; what it costs is counted on meta."""
     config = run.config
     with torch.device("meta"):
         backbone = Backbone(config.backbone)
-    for index, stage in enumerate(config.stages):
-        stage.objective.check(backbone, f"stages.{index}.objective")
     resolved = dict(plain, backbone=to_dict(config.backbone))
     resolved["trainer"] = dict(plain["trainer"], precision=config.trainer.precision)
     resolved["corpus"] = str(run.corpus.path)

@@ -60,12 +60,12 @@ def _check_route(config: "LoopSettings") -> None:
                 f"depth.capacity={config.capacity}: {share} must be above 0 and at most 1, a share "
                 "of a document's tokens"
             )
+    if config.capacity is not None and config.route != "expert":
+        raise ValueError(
+            f"depth.capacity={config.capacity} limits how many tokens a loop chooses, but "
+            f"depth.route={config.route} lets no loop choose: set route=expert, or capacity=null"
+        )
     if config.route == "none":
-        if config.capacity is not None:
-            raise ValueError(
-                f"depth.capacity={config.capacity} limits what a router chooses, but "
-                "depth.route=none: set route=expert, or capacity=null"
-            )
         return
     if config.count != "fixed" or config.loops < 2:
         raise ValueError(

@@ -16,6 +16,7 @@ from .depth import Depth
 from .halting import Halting
 from .injection import Injection
 from .looped_config import LoopSettings
+from .memory import EXACT
 from .relaxation import Relaxation
 from .routing import Route
 from .start import Start
@@ -81,7 +82,9 @@ class LoopCosts(Depth):
         return total(blocks) + Cost(length * between.flops, between.weight_bytes)
 
     def _keeping(self, cost: Cost, context: int, loops: int) -> Cost:
-        """Count the bytes of the memories that are kept."""
+        """Count the bytes of the memories that are kept, where not every call keeps its own."""
+        if self.config.memory in EXACT:
+            return cost
         held = [self.block(layer).cost(context).state_bytes for layer in self.held(loops)]
         return replace(cost, state_bytes=sum(held))
 

@@ -119,6 +119,7 @@ def test_a_process_without_tokens_calls_the_blocks_that_others_call(
         ({"route": "expert", "capacity": [1.0, 1.5]}, r"1.5 must be above 0 and at most 1"),
         ({"route": "expert", "capacity": [1.0]}, r"must name 2 shares"),
         ({"capacity": [1.0, 1.0]}, r"but depth.route=none"),
+        ({"route": "token", "capacity": [1.0, 1.0]}, r"depth.capacity=.* but depth.route=token"),
         ({"route": "token", "count": "uniform"}, r"depth.route=token shares out a fixed number"),
         ({"route": "token", "halting": "gate"}, r"so depth.halting=gate"),
         ({"memory": "budget", "memory_budget": 0}, r"depth.memory_budget=0 must be at least 1"),

@@ -90,6 +90,10 @@ IMPOSSIBLE = [
         ["backbone=looped", "backbone.depth.prelude=4"],
         "depth.prelude=4 and depth.coda=0 leave nothing to loop over 4 layers",
     ),
+    (
+        ["depth=mor", "backbone.depth.route=token", "backbone.depth.capacity=[0.5,0.5]"],
+        r"depth.capacity=\[0.5, 0.5\] .* depth.route=token .*: set route=expert, or capacity=null",
+    ),
     (["backbone.layout="], "backbone.layout is empty"),
     (['backbone.layout="gdn attn"'], 'backbone.layout="gdn attn": no mixer is called "gdn" here'),
     (["backbone.num_layers=0"], "backbone.num_layers=0 must be at least 1"),
@@ -110,6 +114,14 @@ IMPOSSIBLE = [
     (["stages.0.steps=2000"], "stages ask for 2000 steps, trainer.max_steps=1000"),
     (["stages.0.schedule.decay=1.5"], r"stages\[0\].schedule.warmup=.* add up to at most 1"),
     (["stages.0.objective.chunk_size=0"], r"stages\[0\].objective.chunk_size=0"),
+    (
+        ["stages.0.objective.over=expected"],
+        r"stages\[0\].objective.over=expected goes by a gate's chances",
+    ),
+    (
+        ["depth=mor", "stages.0.objective.jacobian=0.1"],
+        r"stages\[0\].objective.jacobian=0.1 follows every token .* depth.route=expert",
+    ),
     (["stages.0.trainable=[heads]"], r"stages\[0\].trainable: the backbone has no part heads"),
     (
         ["backbone.mixers.attn.causal=false"],

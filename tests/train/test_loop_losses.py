@@ -216,7 +216,11 @@ def test_what_a_step_runs_is_counted(batch: Batch, over: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "config", "message"),
     [
-        ({"halting": "none"}, {"over": "expected"}, "stages.0.objective.over=expected goes by a"),
+        (
+            {"halting": "none"},
+            {"over": "expected"},
+            r"stages\[0\].objective.over=expected goes by a",
+        ),
         ({"halting": "none"}, {"over": "gate"}, "over=gate goes by a gate's chances"),
         (
             {"halting": "none", "order": "sequence", "injection": "none"},
@@ -240,7 +244,7 @@ def test_what_a_backbone_cannot_be_trained_on_is_refused(
 ) -> None:
     net = objective(batch, **settings)
     with pytest.raises(ValueError, match=message):
-        ObjectiveConfig(**config).check(net.backbone, "stages.0.objective")
+        ObjectiveConfig(**config).check(net.backbone, "stages[0].objective")
 
 
 @pytest.mark.parametrize(
