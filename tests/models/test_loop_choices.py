@@ -13,32 +13,14 @@ from models.backbone import Backbone
 from models.depth.count import LAWS, grown
 from models.depth.draws import Draws
 from models.depth.injection import INJECTIONS, DiagonalInjection, ResidualInjection
-from models.depth.looped import LoopedDepth, LoopedDepthConfig
 from models.depth.relaxation import RELAXATIONS
 from tests.models.cases import (
-    LENGTH,
     PACKINGS,
     ROUNDING,
-    VOCABULARY,
     backbone_config,
     build_backbone,
 )
-
-MIXERS = ("attn", "gdn", "mamba2")
-DRAWS = Draws(seed=3, stage=0, step=5, steps=10, rows=2)
-
-
-def tokens() -> Tensor:
-    return torch.randint(VOCABULARY, (2, LENGTH))
-
-
-def looped(layout: str = "attn", num_layers: int = 2, **settings: Any) -> Backbone:
-    return build_backbone(backbone_config(layout, num_layers, depth=LoopedDepthConfig(**settings)))
-
-
-def depth_of(backbone: Backbone) -> LoopedDepth:
-    assert isinstance(backbone.depth, LoopedDepth)
-    return backbone.depth
+from tests.models.loops import DRAWS, MIXERS, depth_of, looped, stack_with_blocks_of, tokens
 
 
 def gradients(backbone: Backbone, read: Tensor, **options: Any) -> dict[str, Tensor]:
@@ -70,12 +52,7 @@ def test_one_loop_is_the_plain_stack(layout: str, injection: str) -> None:
 @pytest.mark.parametrize("layout", MIXERS)
 def test_layers_in_sequence_are_a_deep_stack_of_copies(layout: str) -> None:
     sequence = looped(layout, loops=3, order="sequence", injection="none", norm=False)
-    plain, read = build_backbone(backbone_config(layout, 6)), tokens()
-    weights = {k: v for k, v in sequence.state_dict().items() if not k.startswith("depth.")}
-    for place, index in enumerate([0, 0, 0, 1, 1, 1]):
-        for name, value in sequence.depth.blocks[index].state_dict().items():
-            weights[f"depth.blocks.{place}.{name}"] = value
-    plain.load_state_dict(weights)
+    plain, read = stack_with_blocks_of(sequence, [0, 0, 0, 1, 1, 1]), tokens()
     assert torch.equal(sequence(read).hidden_BTD, plain(read).hidden_BTD)
 
 
@@ -95,7 +72,7 @@ def test_looped_mixers_run_their_feed_forward_network_once(layout: str) -> None:
 
 @pytest.mark.parametrize("choice", [{"relaxation": name} for name in RELAXATIONS if name != "none"])
 def test_relaxations_begin_as_none(choice: dict[str, str]) -> None:
-    relaxed, tied, read = looped(loops=3, **choice), looped(loops=3), tokens()
+    relaxed, tied, read = looped("attn", loops=3, **choice), looped("attn", loops=3), tokens()
     tied.load_state_dict(relaxed.state_dict(), strict=False)
     assert not torch.allclose(relaxed(read).hidden_BTD, tied(read).hidden_BTD)
     depth_of(relaxed).relaxation.reset_parameters()
@@ -122,7 +99,11 @@ def test_low_rank_changes_are_those_of_their_loop() -> None:
 
 
 def test_concat_begins_as_no_injection() -> None:
-    concat, none, read = looped(injection="concat"), looped(injection="none"), tokens()
+    concat, none, read = (
+        looped("attn", injection="concat"),
+        looped("attn", injection="none"),
+        tokens(),
+    )
     none.load_state_dict(concat.state_dict(), strict=False)
     depth_of(concat).injection.reset_parameters()
     torch.testing.assert_close(concat(read).hidden_BTD, none(read).hidden_BTD, **ROUNDING)
@@ -184,7 +165,7 @@ def test_a_window_is_a_detached_state(layout: str, start: str) -> None:
 
 def test_evaluation_has_no_window() -> None:
     read = tokens()
-    window, full = looped(loops=3, gradient_loops=1), looped(loops=3)
+    window, full = looped("attn", loops=3, gradient_loops=1), looped("attn", loops=3)
     for name, value in gradients(full, read).items():
         assert torch.equal(gradients(window, read)[name], value)
 
@@ -203,7 +184,7 @@ def test_activations_made_again_give_the_same_gradient(relaxation: str) -> None:
 
 @pytest.mark.parametrize("count", LAWS)
 def test_counts_have_the_mean_that_they_are_about(count: str) -> None:
-    depth = depth_of(looped(loops=6, count=count))
+    depth = depth_of(looped("attn", loops=6, count=count))
     draws = [depth.counts(Draws(0, 0, step, 4000))[0] for step in range(4000)]
     found = torch.tensor(draws).double()
     mean = {"lognormal_poisson": 7.0}.get(count, 6.0)
@@ -213,7 +194,7 @@ def test_counts_have_the_mean_that_they_are_about(count: str) -> None:
 
 
 def drawn(steps: int, **settings: Any) -> Tensor:
-    depth = depth_of(looped(**settings))
+    depth = depth_of(looped("attn", **settings))
     counts = [depth.counts(Draws(1, 0, step, steps))[0] for step in range(steps)]
     return torch.tensor(counts).double()
 
@@ -239,7 +220,7 @@ def test_lognormal_counts_have_its_quantiles() -> None:
 @pytest.mark.parametrize("curriculum", ["linear", "root"])
 def test_a_curriculum_grows_from_one_loop(curriculum: str) -> None:
     own = {"loops": 9, "curriculum": curriculum, "curriculum_share": 0.5}
-    depth = depth_of(looped(**own))
+    depth = depth_of(looped("attn", **own))
     counts = [depth.counts(Draws(0, 0, step, 100))[0] for step in range(100)]
     assert counts[0] == 1 and counts == sorted(counts) and set(counts[50:]) == {9}
     assert counts[25] == {"linear": 5, "root": 3}[curriculum]
@@ -247,7 +228,7 @@ def test_a_curriculum_grows_from_one_loop(curriculum: str) -> None:
 
 
 def test_loops_are_switched_on_in_mid_training() -> None:
-    depth = depth_of(looped(loops=3, loop_from=0.6))
+    depth = depth_of(looped("attn", loops=3, loop_from=0.6))
     counts = [depth.counts(Draws(0, 0, step, 10))[0] for step in range(10)]
     assert counts == [1] * 6 + [3] * 4
 
@@ -269,7 +250,7 @@ def test_sequences_of_their_own_counts_run_as_alone(start: str) -> None:
 
 
 def test_noise_is_a_rows_own_wherever_it_is_run() -> None:
-    backbone, read = looped(start="noise", injection="concat"), tokens()
+    backbone, read = looped("attn", start="noise", injection="concat"), tokens()
     together = backbone(read, draws=DRAWS).hidden_BTD
     torch.manual_seed(123)
     assert torch.equal(backbone(read, draws=DRAWS).hidden_BTD, together)
@@ -299,7 +280,7 @@ def test_the_diagonal_injection_stays_below_one() -> None:
 
 @pytest.mark.parametrize("injection", INJECTIONS)
 def test_bounds_are_what_an_injection_does_to_a_state(injection: str) -> None:
-    depth = depth_of(looped(injection=injection))
+    depth = depth_of(looped("attn", injection=injection))
     bound = depth.injection.spectral_bound()
     if bound is None or injection in ("gate", "lanes"):
         return

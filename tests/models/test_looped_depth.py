@@ -6,51 +6,28 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.backbone import Backbone
 from models.depth.depth import Asked
 from models.depth.draws import Draws
-from models.depth.fixed import FixedDepthConfig
-from models.depth.looped import LoopedDepthConfig
 from tests.models.cases import (
     LENGTH,
     PACKINGS,
     ROUNDING,
-    VOCABULARY,
     backbone_config,
     build_backbone,
 )
-
-
-def tokens() -> Tensor:
-    return torch.randint(VOCABULARY, (2, LENGTH))
-
-
-def looped(num_layers: int = 3, layout: str = "gdn attn", **settings: Any) -> Backbone:
-    return build_backbone(backbone_config(layout, num_layers, depth=LoopedDepthConfig(**settings)))
-
-
-def stack_with_blocks_of(backbone: Backbone, indices: list[int]) -> Backbone:
-    """Return a plain stack whose blocks are copies of these, and all else is the same."""
-    names = [backbone.config.layout.split()[i % 2] for i in indices]
-    plain = build_backbone(backbone_config(" ".join(names), len(names), depth=FixedDepthConfig()))
-    weights = {k: v for k, v in backbone.state_dict().items() if not k.startswith("depth.")}
-    for place, index in enumerate(indices):
-        for name, value in backbone.depth.blocks[index].state_dict().items():
-            weights[f"depth.blocks.{place}.{name}"] = value
-    plain.load_state_dict(weights)
-    return plain
+from tests.models.loops import looped, stack_with_blocks_of, tokens
 
 
 @pytest.mark.parametrize("injection", ["add", "none"])
 def test_one_loop_is_the_plain_stack(injection: str) -> None:
-    backbone = looped(prelude=1, loops=1, injection=injection, norm=False)
+    backbone = looped("gdn attn", 3, prelude=1, loops=1, injection=injection, norm=False)
     plain, read = stack_with_blocks_of(backbone, [0, 1, 2]), tokens()
     actual = backbone(read, PACKINGS["several"]).hidden_BTD
     assert torch.equal(actual, plain(read, PACKINGS["several"]).hidden_BTD)
 
 
 def test_a_tied_loop_is_a_deep_stack_of_copies() -> None:
-    backbone = looped(4, prelude=1, coda=1, loops=3, injection="none", norm=False)
+    backbone = looped("gdn attn", 4, prelude=1, coda=1, loops=3, injection="none", norm=False)
     plain = stack_with_blocks_of(backbone, [0, 1, 2, 1, 2, 1, 2, 3])
     read = tokens()
     actual = backbone(read, PACKINGS["several"]).hidden_BTD
@@ -58,7 +35,7 @@ def test_a_tied_loop_is_a_deep_stack_of_copies() -> None:
 
 
 def test_gradients_of_a_tied_loop_add_up_over_the_copies() -> None:
-    backbone = looped(2, loops=3, injection="none", norm=False)
+    backbone = looped(loops=3, injection="none", norm=False)
     plain, read = stack_with_blocks_of(backbone, [0, 1] * 3), tokens()
     for model in (backbone, plain):
         model(read).hidden_BTD.sin().sum().backward()
@@ -71,7 +48,7 @@ def test_gradients_of_a_tied_loop_add_up_over_the_copies() -> None:
 
 @pytest.mark.parametrize("norm", [True, False])
 def test_injection_is_what_its_equation_says(norm: bool) -> None:
-    backbone = looped(4, prelude=1, coda=1, loops=3, injection="add", norm=norm)
+    backbone = looped("gdn attn", 4, prelude=1, coda=1, loops=3, injection="add", norm=norm)
     depth, x = backbone.depth, torch.randn(2, LENGTH, 16, dtype=torch.float64)
 
     def core(hidden: Tensor) -> Tensor:
@@ -86,7 +63,7 @@ def test_injection_is_what_its_equation_says(norm: bool) -> None:
 
 
 def test_more_loops_start_as_fewer_do() -> None:
-    backbone, read = looped(3, prelude=1, coda=1, loops=4), tokens()
+    backbone, read = looped("gdn attn", 3, prelude=1, coda=1, loops=4), tokens()
     four = backbone(read, record=True).trajectory.states
     two = backbone(read, loops=2, record=True).trajectory.states
     assert [len(four), len(two)] == [4, 2]
@@ -94,7 +71,7 @@ def test_more_loops_start_as_fewer_do() -> None:
 
 
 def test_states_are_recorded_only_on_demand() -> None:
-    backbone, read = looped(3, loops=3), tokens()
+    backbone, read = looped("gdn attn", 3, loops=3), tokens()
     silent, recorded = backbone(read), backbone(read, record=True)
     assert silent.trajectory.states == []
     assert recorded.trajectory.loops == silent.trajectory.loops == 3
@@ -113,7 +90,7 @@ def test_an_ordinary_stack_records_its_one_state() -> None:
 
 @pytest.mark.parametrize("loops", [1, 2, 5])
 def test_the_count_asked_for_is_run(loops: int) -> None:
-    backbone, read = looped(4, prelude=1, coda=1, loops=3), tokens()
+    backbone, read = looped("gdn attn", 4, prelude=1, coda=1, loops=3), tokens()
     state = backbone.init_state(2, LENGTH, dtype=torch.float64, loops=loops)
     assert len(state.calls) == backbone.block_calls_per_position(loops) == 2 + 2 * loops
     parts = [backbone(part, None, state).hidden_BTD for part in read.split([9, 11, 1], dim=1)]
@@ -123,7 +100,7 @@ def test_the_count_asked_for_is_run(loops: int) -> None:
 
 
 def test_every_parameter_is_reached_from_two_loops_on() -> None:
-    backbone = looped(3, loops=2)
+    backbone = looped("gdn attn", 3, loops=2)
     backbone(tokens()).hidden_BTD.sin().sum().backward()
     unused = [name for name, p in backbone.named_parameters() if p.grad is None]
     assert unused == ["head.weight"]
@@ -133,7 +110,7 @@ def test_every_parameter_is_reached_from_two_loops_on() -> None:
 
 
 def test_sampled_counts_are_a_pure_function() -> None:
-    one, two = (looped(2, count="uniform", min_loops=1, max_loops=8).depth for _ in range(2))
+    one, two = (looped(count="uniform", min_loops=1, max_loops=8).depth for _ in range(2))
     draws = [one.counts(Draws(3, 0, step)) for step in range(50)]
     torch.manual_seed(99)
     assert draws == [two.counts(Draws(3, 0, step)) for step in range(50)]
@@ -143,7 +120,7 @@ def test_sampled_counts_are_a_pure_function() -> None:
 
 
 def test_sampled_counts_are_uniform() -> None:
-    depth, steps = looped(2, count="uniform", min_loops=2, max_loops=6).depth, 5000
+    depth, steps = looped(count="uniform", min_loops=2, max_loops=6).depth, 5000
     draws = torch.tensor([depth.counts(Draws(0, 0, step))[0] for step in range(steps)])
     shares = torch.bincount(draws, minlength=7)[2:] / steps
     assert draws.min() == 2 and draws.max() == 6
@@ -154,7 +131,7 @@ def test_sampled_counts_are_uniform() -> None:
 
 
 def test_without_a_range_each_step_runs_the_default() -> None:
-    depth = looped(2, loops=3).depth
+    depth = looped(loops=3).depth
     assert all(depth.counts(Draws(0, 0, step, 9)) == [3] for step in range(9))
     assert build_backbone(backbone_config()).depth.counts(Draws(0, 0, 1)) == [1]
 
@@ -177,7 +154,7 @@ def test_a_fixed_depth_refuses_loops() -> None:
 
 
 def test_a_looped_depth_refuses_no_loops() -> None:
-    backbone = looped(2)
+    backbone = looped()
     assert backbone.depth.adjustable
     for loops in (0, -1):
         with pytest.raises(ValueError, match=f"loops={loops} must be at least 1"):
@@ -225,5 +202,5 @@ def test_a_looped_depth_refuses_no_loops() -> None:
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
-        looped(2, **settings)
+        looped(**settings)
     assert "\n" not in str(error.value)

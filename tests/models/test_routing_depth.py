@@ -7,9 +7,6 @@ import torch
 from torch import Tensor
 
 from models.backbone import Backbone
-from models.block import Block
-from models.depth.draws import Draws
-from models.depth.looped import LoopedDepthConfig
 from models.depth.routing import TokenPass, best_of_documents
 from models.routing import routers
 from tests.models.cases import (
@@ -17,29 +14,15 @@ from tests.models.cases import (
     PACKINGS,
     ROUNDING,
     VOCABULARY,
-    backbone_config,
-    build_backbone,
     documents,
 )
-
-MIXERS = ("attn", "gdn", "mamba2")
-DRAWS = Draws(seed=3, stage=0, step=5, steps=10, rows=2)
-
-
-def tokens(batch: int = 2) -> Tensor:
-    return torch.randint(VOCABULARY, (batch, LENGTH))
-
-
-def looped(layout: str = "gdn attn", num_layers: int = 2, **settings: Any) -> Backbone:
-    return build_backbone(
-        backbone_config(layout, num_layers, depth=LoopedDepthConfig(**{"loops": 3, **settings}))
-    )
+from tests.models.loops import DRAWS, MIXERS, looped, positions_run, tokens
 
 
 @pytest.mark.parametrize("layout", MIXERS)
 def test_routing_at_full_capacity_is_the_loop(layout: str) -> None:
-    routed = looped(layout, prelude=1, route="expert", capacity=[1.0, 1.0])
-    plain, read = looped(layout, prelude=1), tokens()
+    routed = looped(layout, loops=3, prelude=1, route="expert", capacity=[1.0, 1.0])
+    plain, read = looped(layout, loops=3, prelude=1), tokens()
     plain.load_state_dict({k: v for k, v in routed.state_dict().items() if "route." not in k})
     out = routed(read, PACKINGS["several"], draws=DRAWS)
     expected = plain(read, PACKINGS["several"], draws=DRAWS)
@@ -52,12 +35,9 @@ def test_routing_at_full_capacity_is_the_loop(layout: str) -> None:
 def test_training_runs_fewer_positions_and_choices_are_per_document(
     route: str, packing: str
 ) -> None:
-    backbone, segments, read = looped(route=route), PACKINGS[packing], tokens()
-    positions = []
-    for block in backbone.depth.blocks:
-        assert isinstance(block, Block)
-        block.register_forward_hook(lambda _, x, y: positions.append(x[0].shape[:2].numel()))
-    out = backbone(read, segments, draws=DRAWS)
+    backbone, segments, read = looped(loops=3, route=route), PACKINGS[packing], tokens()
+    with positions_run(backbone) as positions:
+        out = backbone(read, segments, draws=DRAWS)
     exits_BT = out.trajectory.exits_BT
     assert sum(positions) < 3 * len(backbone.depth.blocks) * read.numel()
     if route == "expert":
@@ -85,13 +65,15 @@ def test_the_best_of_each_document_are_chosen() -> None:
 
 def test_routers_learn() -> None:
     """The choice has a gradient through what it lets through, and one from its own loss."""
-    backbone, read = looped(route="expert", route_weight=0.0), tokens()
+    backbone, read = looped(loops=3, route="expert", route_weight=0.0), tokens()
     backbone(read, PACKINGS["several"], draws=DRAWS).hidden_BTD.sin().sum().backward()
     assert backbone.depth.route.score.weight.grad.abs().max() > 0
     backbone.zero_grad()
-    taught = looped(route="expert", route_weight=1.0)(read, PACKINGS["several"], draws=DRAWS)
+    taught = looped(loops=3, route="expert", route_weight=1.0)(
+        read, PACKINGS["several"], draws=DRAWS
+    )
     assert taught.losses["routing"] > 0 and taught.losses["routing"].requires_grad
-    token = looped(route="token")
+    token = looped(loops=3, route="token")
     token(read, PACKINGS["several"], draws=DRAWS)
     (router,) = routers(token)
     assert router.load_E.sum() == read.numel(), "each token's choice is counted"
@@ -101,15 +83,13 @@ def test_a_process_without_tokens_calls_the_blocks_that_others_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """All choose one loop here, but another process goes on: nothing changes, all is called."""
-    backbone, read, called = looped(route="token"), tokens(), []
+    backbone, read = looped(loops=3, route="token"), tokens()
     monkeypatch.setattr(TokenPass, "goes_on", lambda self, loop, hidden, active: active & False)
     alone = backbone(read, PACKINGS["several"], draws=DRAWS).hidden_BTD
     monkeypatch.setattr("models.depth.cycles.in_any_process", lambda here: True)
-    for block in backbone.depth.blocks:
-        assert isinstance(block, Block)
-        block.register_forward_hook(lambda *_: called.append(1))
-    beside = backbone(read, PACKINGS["several"], draws=DRAWS).hidden_BTD
-    assert torch.equal(alone, beside) and len(called) == 3 * len(backbone.depth.blocks)
+    with positions_run(backbone) as positions:
+        beside = backbone(read, PACKINGS["several"], draws=DRAWS).hidden_BTD
+    assert torch.equal(alone, beside) and len(positions) == 3 * len(backbone.depth.blocks)
 
 
 @pytest.mark.parametrize(
@@ -128,12 +108,12 @@ def test_a_process_without_tokens_calls_the_blocks_that_others_call(
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        looped(**settings)
+        looped(**{"loops": 3, **settings})
 
 
 def test_carry_needs_a_recurrent_memory() -> None:
     with pytest.raises(ValueError, match="none of Attention has a recurrent memory"):
-        looped("attn", memory="carry")
+        looped("attn", loops=3, memory="carry")
 
 
 # Memories across loops
@@ -141,7 +121,7 @@ def test_carry_needs_a_recurrent_memory() -> None:
 
 @pytest.mark.parametrize("layout", ["gdn", "mamba2", "gdn attn"])
 def test_carry_begins_as_each_loop_its_own(layout: str) -> None:
-    carrying, own, read = looped(layout, memory="carry"), looped(layout), tokens()
+    carrying, own, read = looped(layout, loops=3, memory="carry"), looped(layout, loops=3), tokens()
     own.load_state_dict({k: v for k, v in carrying.state_dict().items() if "carried" not in k})
     assert not torch.allclose(carrying(read).hidden_BTD, own(read).hidden_BTD)
     for name, parameter in carrying.named_parameters():
@@ -152,7 +132,7 @@ def test_carry_begins_as_each_loop_its_own(layout: str) -> None:
 
 def test_carry_reads_the_earlier_loop_at_the_same_position() -> None:
     """Written out token by token: q_r reads S_r, and rho times S_{r-1}."""
-    mixer = looped("gdn", 1, memory="carry").depth.blocks[0].mixer
+    mixer = looped("gdn", 1, loops=3, memory="carry").depth.blocks[0].mixer
     x_BTD, shared = torch.randn(2, 2, LENGTH, 16, dtype=torch.float64), {}
     _, second = (mixer(x, None, None, shared)[0] for x in x_BTD)
     states = [mixer.init_state(2, LENGTH, "cpu", torch.float64) for _ in range(2)]
@@ -175,9 +155,9 @@ def decoded(backbone: Backbone, read: Tensor, split: int) -> Tensor:
 
 @pytest.mark.parametrize("layout", ["attn", "gdn", "mamba2", "window"])
 def test_a_budget_of_all_loops_is_exact_and_one_is_the_last(layout: str) -> None:
-    exact, read = looped(layout), tokens()
+    exact, read = looped(layout, loops=3), tokens()
     for memory, budget in (("budget", 3), ("budget", 1), ("last", 4), ("first", 4)):
-        kept = looped(layout, memory=memory, memory_budget=budget)
+        kept = looped(layout, loops=3, memory=memory, memory_budget=budget)
         kept.load_state_dict(exact.state_dict())
         torch.testing.assert_close(kept(read).hidden_BTD, exact(read).hidden_BTD, **ROUNDING)
         held = kept.init_state(1, LENGTH, dtype=torch.float64).nbytes
@@ -189,7 +169,7 @@ def test_a_budget_of_all_loops_is_exact_and_one_is_the_last(layout: str) -> None
         torch.testing.assert_close(
             decoded(kept, read, 9)[:, :9], exact(read).hidden_BTD[:, :9], **ROUNDING
         )
-    one, last = (looped(layout, memory=m, memory_budget=1) for m in ("budget", "last"))
+    one, last = (looped(layout, loops=3, memory=m, memory_budget=1) for m in ("budget", "last"))
     assert torch.equal(decoded(one, read, 5), decoded(last, read, 5))
 
 

@@ -1,7 +1,5 @@
 """Tokens that stop: property tests t4, t11 and t12 of looped models, and what holes leave."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -9,11 +7,9 @@ import torch
 from torch import Tensor
 
 from models.backbone import Backbone, Output
-from models.block import Block
-from models.depth.draws import Draws
 from models.depth.halting import act_weights, divergence, exit_probabilities, prior_R
 from models.depth.loop_costs import ExitCosts
-from models.depth.looped import LoopedDepth, LoopedDepthConfig
+from models.depth.looped import LoopedDepthConfig
 from models.depth.stop import Look, Stop
 from tests.models.cases import (
     LENGTH,
@@ -24,38 +20,14 @@ from tests.models.cases import (
     backbone_config,
     build_backbone,
 )
+from tests.models.loops import DRAWS, MIXERS, depth_of, positions_run, tokens
 
-MIXERS = ("attn", "gdn", "mamba2")
 RULES = ("gate:0.6", "kl:0.05", "entropy:2.9", "margin:0.05", "argmax:2", "fixed_point:0.9")
-DRAWS = Draws(seed=3, stage=0, step=5, steps=10, rows=2)
-
-
-def tokens(batch: int = 2) -> Tensor:
-    return torch.randint(VOCABULARY, (batch, LENGTH))
 
 
 def stopping(layout: str = "gdn attn", num_layers: int = 2, **settings: Any) -> Backbone:
     config = adaptive(**{"prelude": 0, **settings})
     return build_backbone(backbone_config(layout, num_layers, depth=config))
-
-
-def depth_of(backbone: Backbone) -> LoopedDepth:
-    assert isinstance(backbone.depth, LoopedDepth)
-    return backbone.depth
-
-
-@contextmanager
-def positions_run(backbone: Backbone) -> Iterator[list[int]]:
-    """Count the positions of every block that is called."""
-    positions: list[int] = []
-    blocks = [block for block in backbone.depth.blocks if isinstance(block, Block)]
-    hooks = [
-        block.register_forward_hook(lambda _, x, y: positions.append(x[0].shape[:2].numel()))
-        for block in blocks
-    ]
-    yield positions
-    for hook in hooks:
-        hook.remove()
 
 
 @pytest.mark.parametrize("layout", MIXERS)
