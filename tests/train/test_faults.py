@@ -189,7 +189,7 @@ def test_a_run_that_cannot_be_read_is_refused(half_way: tuple[RunConfig, Path]) 
         (["itms=3"], "itms is not a setting: choose one of run, eval, force"),
         (["eval.items=many"], "eval.items: Value 'many'"),
         (["eval.items=0"], "eval.items=0 must be at least 1"),
-        (["eval.tasks.s4.levels=[2]"], "eval.tasks.s4 is no task: choose one of parity"),
+        (["eval.tasks.s4.levels=[2]"], "eval.tasks.s4: task=s4 is not a task: use one of parity"),
         (["device=tpu"], "device=tpu is not known: choose auto, cpu or cuda"),
     ],
 )
