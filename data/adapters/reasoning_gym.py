@@ -24,6 +24,7 @@ from ..tasks.task import TRACES, Problem
 from .adapter import BorrowedTask
 
 SIZE = 1 << 62
+SEVERAL_ANSWERS = ("shortest_path",)  # any path of the least length is right
 Settings = Mapping[str, Any]
 Levels = Callable[[int], Settings]
 """`level -> settings of the dataset`, harder from level to level."""
@@ -50,6 +51,7 @@ class ReasoningGym(BorrowedTask):
         self.name = f"rg_{dataset}"  # type: ignore[misc]
         self.capability = capability  # type: ignore[misc]
         self.traces = TRACES if has_states else ("none",)  # type: ignore[misc]
+        self.unique = dataset not in SEVERAL_ANSWERS  # type: ignore[misc]
         self._datasets: dict[int, Any] = {}
 
     @cached_property
@@ -191,7 +193,7 @@ TASKS: dict[str, Any] = {
         ),
         _task("spiral_matrix", "matrices", _span("min", "max", "n", [3, 4, 5, 6, 7, 9, 11])),
         _task("rotate_matrix", "matrices", _span("min", "max", "n", [3, 4, 5, 6, 7, 9, 11])),
-        _task("binary_matrix", "matrices", _span("min", "max", "n", [4, 5, 6, 7, 8, 10, 12])),
+        _task("binary_matrix", "matrices", _span("min", "max", "n", [5, 6, 7, 8, 9, 11, 13])),
         _task("knights_knaves", "deduction", lambda n: {"n_people": min(1 + n, 5 + n // 6)}),
         _task("mini_sudoku", "deduction", _span("min", "max", "empty", [6, 7, 8, 9, 10, 11, 12])),
     )

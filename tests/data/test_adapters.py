@@ -36,12 +36,12 @@ def draw(task: BorrowedTask, level: int, count: int) -> list[Problem]:
 def check(task: BorrowedTask, level: int, count: int) -> None:
     """What the issue of a corpus asks of every task."""
     problems = draw(task, level, count)
-    rng = random.Random(level)
+    rng, taken = random.Random(level), 0
     for problem, other in zip(problems, [*problems[1:], problems[0]], strict=True):
         assert task.verify(problem, problem.answer)
         assert task.verify(problem, f"  {problem.answer}\n")
         if other.answer != problem.answer and not both_right(task, problem, other):
-            assert not task.verify(problem, other.answer)
+            taken += task.verify(problem, other.answer)
         for junk in ("", "?", "\x00", "None", "[", "9" * 5_000, "-1e999", junk_of(rng)):
             assert task.verify(problem, junk) in (True, False)
         assert not task.verify(problem, f"{problem.answer} ~ {other.answer} ~")
@@ -49,6 +49,7 @@ def check(task: BorrowedTask, level: int, count: int) -> None:
         for mode in task.traces:
             steps = task.trace(problem, mode)
             assert not steps or " ".join(steps).endswith(problem.answer)
+    assert taken == 0 if task.unique else taken < count / 10
     questions = {problem.question for problem in problems}
     assert len(questions) > 0.95 * count
 
