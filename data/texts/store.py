@@ -135,7 +135,8 @@ class RecordStore:
     def __init__(self, folder: Path) -> None:
         """Open a finished store; CorpusError where its files aren't what was written."""
         try:
-            with np.load(folder / _INDEX, allow_pickle=False) as index:
+            # NumPy leaves a file open that it can't read; this one is closed in any case.
+            with open(folder / _INDEX, "rb") as file, np.load(file, allow_pickle=False) as index:
                 self._starts = index["starts"]
                 self._splits = {split: index[split] for split in SPLITS}
             with open(folder / _RECORDS, "rb") as file:
