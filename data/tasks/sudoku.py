@@ -1,5 +1,6 @@
 """Sudokus of 4x4 and 6x6 fields that single candidates solve: constraint satisfaction."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cache
 from typing import ClassVar
@@ -15,11 +16,6 @@ Grid = list[int]
 class Sudoku(Task):
     """Rows of digits and `.`, between which `|` stands; the answer is the filled grid, likewise.
 
-    The level is the number of empty fields. Fields are emptied in random order, each only where a
-    single candidate would fill it again: because no other digit fits it, or because its digit fits
-    nowhere else in a row, column or box. So the solution is the only one, and the reverse of that
-    order is a way to find it without guessing.
-
     The trace writes each field as it is filled, `2 3 = 4` (row, column, digit), then the grid
     (`full`), the grid alone (`short`, the minimal trace), or each field with the digits that its
     row, column and box rule out, `2 3 # 1 2 3 = 4` (`verbose`).
@@ -33,28 +29,6 @@ class Sudoku(Task):
     def side(self) -> int:
         """Fields of a row."""
         return self.rows * self.columns
-
-    def full_grid(self, rng: np.random.Generator) -> Grid:
-        """A filled grid."""
-        raise NotImplementedError
-
-    def draw(self, rng: np.random.Generator, level: int) -> Problem:
-        """A grid, and fields that can be emptied one after the other."""
-        solution = self.full_grid(rng)
-        emptied: list[int] = []
-        while len(emptied) < level:
-            emptied = emptied_fields(solution, self.rows, self.columns, rng, level)
-        puzzle = list(solution)
-        for field in emptied:
-            puzzle[field] = 0
-        answer = self.written(solution)
-        steps = [
-            f"{field // self.side + 1} {field % self.side + 1} = {solution[field]}"
-            for field in reversed(emptied)
-        ]
-        question = self.written(puzzle)
-        length = len(answer.split())
-        return Problem(self.name, level, question, answer, (*steps, f": {answer}"), length)
 
     def written(self, grid: Grid) -> str:
         """The grid, row by row."""
@@ -87,7 +61,39 @@ class Sudoku(Task):
         return None
 
 
-class Sudoku4(Sudoku):
+class EmptiedSudoku(Sudoku):
+    """A grid that is filled first and then emptied; the level is the number of empty fields.
+
+    Fields are emptied in random order, each only where a single candidate would fill it again:
+    because no other digit fits it, or because its digit fits nowhere else in a row, column or box.
+    So the solution is the only one, and the reverse of that order is a way to find it without
+    guessing.
+    """
+
+    @abstractmethod
+    def full_grid(self, rng: np.random.Generator) -> Grid:
+        """A filled grid."""
+
+    def draw(self, rng: np.random.Generator, level: int) -> Problem:
+        """A grid, and fields that can be emptied one after the other."""
+        solution = self.full_grid(rng)
+        emptied: list[int] = []
+        while len(emptied) < level:
+            emptied = emptied_fields(solution, self.rows, self.columns, rng, level)
+        puzzle = list(solution)
+        for field in emptied:
+            puzzle[field] = 0
+        answer = self.written(solution)
+        steps = [
+            f"{field // self.side + 1} {field % self.side + 1} = {solution[field]}"
+            for field in reversed(emptied)
+        ]
+        question = self.written(puzzle)
+        length = len(answer.split())
+        return Problem(self.name, level, question, answer, (*steps, f": {answer}"), length)
+
+
+class Sudoku4(EmptiedSudoku):
     """4x4: all 288 grids, each as likely."""
 
     name = "sudoku_4x4"
@@ -106,7 +112,7 @@ class Sudoku4(Sudoku):
         return 1 / len(all_grids_4())
 
 
-class Sudoku6(Sudoku):
+class Sudoku6(EmptiedSudoku):
     """6x6 with boxes of two rows and three columns: a random symmetry of a random grid."""
 
     name = "sudoku_6x6"

