@@ -1,6 +1,8 @@
 """What the model and the loss receive: the rows of one step, as tensors."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +18,8 @@ class Batch:
     int64, `loss_BT` (weight of each target) is float32. `denominator` is a float32 scalar: the sum
     of the loss weights of the whole global batch, over all ranks and accumulation steps, so that
     the losses of its parts add up to one mean. `places_B` (int64) says which rows of the global
-    batch these are.
+    batch these are. `written` holds the same documents with their steps written out, where thoughts
+    replace some and a teacher wants to see them.
     """
 
     tokens_BT: torch.Tensor
@@ -26,6 +29,7 @@ class Batch:
     loss_BT: torch.Tensor
     denominator: torch.Tensor
     places_B: torch.Tensor
+    written: "Batch | None" = None
 
     @classmethod
     def from_rows(
@@ -49,15 +53,14 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch on a device."""
-        return Batch(
-            **{
-                field.name: getattr(self, field.name).to(device, non_blocking=non_blocking)
-                for field in fields(self)
-            }
-        )
+        return self._each(lambda x: x.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory, from where copies to a GPU can overlap work."""
-        return Batch(
-            **{field.name: getattr(self, field.name).pin_memory() for field in fields(self)}
-        )
+        return self._each(lambda x: x.pin_memory())
+
+    def _each(self, change: Callable[[Any], Any]) -> "Batch":
+        """Change every tensor, and what was written."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed: dict[str, Any] = {k: x if x is None else change(x) for k, x in values.items()}
+        return Batch(**changed)

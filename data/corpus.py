@@ -9,6 +9,7 @@ import numpy as np
 
 from .manifest import read_manifest
 from .order import Phase
+from .roles import BEGINS_STEP
 from .shards import (
     DOCUMENT_DTYPE,
     CorpusError,
@@ -25,11 +26,12 @@ _BLOCK_TOKENS = 1 << 15
 
 @dataclass(frozen=True)
 class RowArrays:
-    """Rows of documents, each padded at its end to the context: five arrays [rows, context].
+    """Rows of documents, each padded at its end to the context: six arrays [rows, context].
 
     `tokens`, `targets` (int64; the pad id outside documents), `segments` (int64; the document's
-    number in its row, -1 outside), `roles` (int64, `data.roles.Role`) and `loss` (float32; weight
-    of the target, 0 outside). `document_table` holds an entry per document, in reading order.
+    number in its row, -1 outside), `roles` (int64, `data.roles.Role`), `loss` (float32; weight
+    of the target, 0 outside) and `begins` (bool; where a written step begins, or what ends the
+    trace). `document_table` holds an entry per document, in reading order.
     """
 
     tokens: np.ndarray
@@ -37,7 +39,13 @@ class RowArrays:
     segments: np.ndarray
     roles: np.ndarray
     loss: np.ndarray
+    begins: np.ndarray
     document_table: np.ndarray = field(default_factory=lambda: np.empty(0, DOCUMENT_DTYPE))
+
+    def take(self, rows: np.ndarray) -> "RowArrays":
+        """Some of the rows, without the table of their documents."""
+        names = ("tokens", "targets", "segments", "roles", "loss", "begins")
+        return RowArrays(**{name: getattr(self, name)[rows] for name in names})
 
     def documents(self, row: int) -> np.ndarray:
         """What a row holds: `length`, `source` (id), `level` and `trace` (id) of each document.
@@ -177,6 +185,11 @@ class PackedRows:
         """The token, and target, of what is no document's."""
         return int(self._blank["token"])
 
+    @property
+    def dot_id(self) -> int:
+        """The token that stands at thoughts' places."""
+        return self._corpus.tokenizer.encode(".")[-1]
+
     def holds(self, sources: np.ndarray) -> np.ndarray:
         """[rows] bool: whether a row holds a document of one of the sources, given by their ids."""
         held = np.isin(self._documents["source"], sources)
@@ -210,6 +223,7 @@ class PackedRows:
         rows = RowArrays(
             *(np.empty(shape, np.int64) for _ in range(4)),
             loss=np.empty(shape, np.float32),
+            begins=np.empty(shape, np.bool_),
             document_table=self._documents[self._documents_of(indices)[1]],
         )
         # Block by block the records stay in the processor's cache between being read and widened.
@@ -223,7 +237,8 @@ class PackedRows:
         records = self._records(indices)
         rows.tokens[place] = records["token"]
         rows.targets[place] = records["target"]
-        rows.roles[place] = records["role"]
+        np.bitwise_and(records["role"], ~BEGINS_STEP, out=rows.roles[place], casting="safe")
+        np.greater_equal(records["role"], BEGINS_STEP, out=rows.begins[place])
         rows.loss[place] = records["loss"]
         self._write_segments(rows.segments[place], indices)
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from .roles import Role
 from .split import split_of, splittable
+from .step_borders import step_borders
 from .task_list import find_task
 from .tasks.task import Problem
 from .tokenizer import Tokenizer
@@ -50,13 +51,15 @@ class EncodedDocument:
     """Arrays of equal length T: `targets[t]` is to be predicted at t with weight `loss[t]`.
 
     `tokens` and `targets` are int32, `roles` (of the tokens) uint8, `loss` float32. The last target
-    is padding with no weight.
+    is padding with no weight. `begins` (bool) is true where a written step begins, and where what
+    ends the trace does.
     """
 
     tokens: np.ndarray
     targets: np.ndarray
     roles: np.ndarray
     loss: np.ndarray
+    begins: np.ndarray
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -130,7 +133,23 @@ def encode_document(
         targets[place] = labels
         loss[place] = np.where(held_out_prefixes(problem), 0, np.float32(weights.label))
         loss[place.stop - 1] = weights.answer
-    return EncodedDocument(tokens, targets, roles, loss)
+    texts, ids = _trace_pieces(problem, trace, tokenizer)
+    begins = step_borders(tokens, roles, texts, ids, tokenizer)
+    return EncodedDocument(tokens, targets, roles, loss, begins)
+
+
+def _trace_pieces(
+    problem: Problem, trace: str, tokenizer: Tokenizer
+) -> tuple[list[str], list[list[int]]]:
+    """The steps of a trace and what ends it, as texts and each encoded alone."""
+    if trace == "none":
+        return [], []
+    pieces = [
+        [Fragment(f" {step}", Role.TRACE, quoted=True)] for step in written_steps(problem, trace)
+    ]
+    pieces.append([Fragment(" ", Role.TRACE, quoted=True), Fragment(END_THINK, Role.TRACE)])
+    texts = ["".join(fragment.text for fragment in piece) for piece in pieces]
+    return texts, [encode_group(piece, tokenizer) for piece in pieces]
 
 
 def encode_pieces(
@@ -175,7 +194,8 @@ def encode_text(text: str, tokenizer: Tokenizer, weights: LossWeights) -> Encode
     targets = np.append(tokens[1:], np.int32(tokenizer.pad_id))
     loss = np.full(len(tokens), weights.text, dtype=np.float32)
     loss[-1] = 0
-    return EncodedDocument(tokens, targets, np.full(len(tokens), Role.TEXT, np.uint8), loss)
+    roles, begins = np.full(len(tokens), Role.TEXT, np.uint8), np.zeros(len(tokens), dtype=bool)
+    return EncodedDocument(tokens, targets, roles, loss, begins)
 
 
 def dense_targets(problem: Problem, trace: str, tokenizer: Tokenizer) -> tuple[int, np.ndarray]:

@@ -11,6 +11,7 @@ from .document import EncodedDocument, encode_document, encode_text
 from .mixture import Drawable, Part, Pick, picks, record_indices
 from .packing import pack, piece_lengths, row_contents
 from .pool import Tick
+from .roles import BEGINS_STEP
 from .shards import DOCUMENT_DTYPE, ROW_DTYPE, TEXT_DOCUMENT_DTYPE, Shard, record_dtype
 from .split import problem_at
 from .tasks.task import TRACES, Problem
@@ -137,7 +138,8 @@ def _joined_records(shard_documents: list[Document], dtype: np.dtype) -> np.ndar
     # Assigning casts the encoder's wider integers; the size of the vocabulary chose the dtype.
     records["token"] = np.concatenate([encoding.tokens for encoding in encodings])
     records["target"] = np.concatenate([encoding.targets for encoding in encodings])
-    records["role"] = np.concatenate([encoding.roles for encoding in encodings])
+    roles = [encoding.roles | encoding.begins * BEGINS_STEP for encoding in encodings]
+    records["role"] = np.concatenate(roles)
     records["loss"] = np.concatenate([encoding.loss for encoding in encodings])
     return records
 

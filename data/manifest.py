@@ -22,7 +22,7 @@ from .tokenizer import Tokenizer
 FORMAT = 1  # of the files; older ones are refused
 # Raise it with any change of the tasks or of the layout of documents that changes a corpus's bytes:
 # otherwise a corpus that was made before the change would be taken for a new one.
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 MANIFEST = "manifest.json"
 
 Json = dict[str, Any]

@@ -5,6 +5,7 @@ exactly what an uninterrupted one reads, at any world size.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import lightning as L
 import numpy as np
@@ -13,9 +14,13 @@ from torch.utils.data import DataLoader, IterableDataset
 from .batch import Batch
 from .corpus import Corpus, PackedRows
 from .order import GlobalOrder
+from .thoughts import Thinking
 
 Place = Callable[[int], tuple[int, int, int]]
 """`step of the run -> (stage, step within the stage, steps of the stage)`."""
+
+ThinkingAt = Callable[[int], Thinking | None]
+"""`step of the run -> what becomes of traces`; None leaves them as they are written."""
 
 
 class StepRows(IterableDataset[Batch]):
@@ -29,6 +34,7 @@ class StepRows(IterableDataset[Batch]):
         steps: first and one past the last step.
         rank: this process, and `world_size` how many there are.
         accumulate: micro-batches a step.
+        thinking: says which written steps thoughts replace; None is none, ever.
     """
 
     def __init__(
@@ -41,18 +47,40 @@ class StepRows(IterableDataset[Batch]):
         rank: int,
         world_size: int,
         accumulate: int,
+        thinking: ThinkingAt | None = None,
     ) -> None:
         super().__init__()
+        self.thinking = thinking or (lambda step: None)
         self.rows, self.rows_per_step, self.seed, self.place = rows, rows_per_step, seed, place
         self.steps, self.rank, self.parts = steps, rank, (world_size, accumulate)
         self._orders: dict[tuple[int, int], GlobalOrder] = {}
 
     def __iter__(self) -> Iterator[Batch]:
         for step in self.steps:
-            indices = self.indices(step)
+            indices, thinking = self.indices(step), self.thinking(step)
+            parts = self.micro_batches(np.arange(len(indices)))
+            if thinking is not None:
+                yield from self._thinking(step, thinking, indices, parts)
+                continue
             denominator = self.rows.loss_sum(indices)
-            for places in self.micro_batches(np.arange(len(indices))):
+            for places in parts:
                 yield Batch.from_rows(self.rows.read(indices[places]), denominator, places)
+
+    def _thinking(
+        self, step: int, thinking: Thinking, indices: np.ndarray, parts: list[np.ndarray]
+    ) -> Iterator[Batch]:
+        """Yield micro-batches with thoughts: all rows are read, as their weights are shared."""
+        stage, stage_step, _ = self.place(step)
+        key = f"pauca thinking {self.seed} {stage} {stage_step}"
+        written = self.rows.read(indices)
+        thought = thinking.apply(written, key, self.rows.dot_id, self.rows.pad_id)
+        total = float(thought.loss.sum(dtype=np.float64))
+        for places in parts:
+            batch = Batch.from_rows(thought.take(places), total, places)
+            if thinking.keep:
+                own = written.loss.sum(dtype=np.float64)
+                batch.written = Batch.from_rows(written.take(places), float(own), places)
+            yield batch
 
     def indices(self, step: int) -> np.ndarray:
         """Return the rows of the global batch of a step."""
@@ -81,6 +109,7 @@ class CorpusModule(L.LightningDataModule):
         place: maps a step of the run to its stage, the step within it, and the stage's length.
         max_steps: steps of the run.
         accumulate: micro-batches a step.
+        thinking: says which written steps thoughts replace; None is none, ever.
     """
 
     def __init__(
@@ -92,8 +121,10 @@ class CorpusModule(L.LightningDataModule):
         place: Place,
         max_steps: int,
         accumulate: int = 1,
+        thinking: ThinkingAt | None = None,
     ) -> None:
         super().__init__()
+        self.thinking = thinking or (lambda step: None)
         self.corpus, self.rows_per_step, self.seed = corpus, rows_per_step, seed
         self.validation_rows, self.place, self.max_steps = validation_rows, place, max_steps
         self.accumulate = accumulate
@@ -115,10 +146,13 @@ class CorpusModule(L.LightningDataModule):
             rank,
             world_size,
             self.accumulate,
+            self.thinking,
         )
 
-    def validation_batches(self) -> list[Batch]:
+    def validation_batches(self, step: int = 0) -> list[Batch]:
         """Return this rank's batches of the first validation rows (none where there are none).
+
+        Thoughts stand in them as the stage of a step of the run says.
 
         Their denominator is that of all these rows: the losses of all batches of all ranks add up
         to one mean.
@@ -128,10 +162,17 @@ class CorpusModule(L.LightningDataModule):
             return []
         rows = self.corpus.split("validation")
         indices = np.arange(min(self.validation_rows, rows.num_rows))
-        denominator = rows.loss_sum(indices)
+        thinking = self.thinking(step)
+        if thinking is None:
+            read, denominator = rows.read, rows.loss_sum(indices)
+        else:
+            made = replace(thinking, share=0.0).apply(
+                rows.read(indices), "validation", rows.dot_id, rows.pad_id
+            )
+            read, denominator = made.take, float(made.loss.sum(dtype=np.float64))
         parts = np.array_split(indices, -(-len(indices) // self.rows_per_step))
         rank, world_size = self._rank_of()
-        return [Batch.from_rows(rows.read(part), denominator) for part in parts[rank::world_size]]
+        return [Batch.from_rows(read(part), denominator) for part in parts[rank::world_size]]
 
     def _rank_of(self) -> tuple[int, int]:
         """This process's rank, and how many there are."""

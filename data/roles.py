@@ -2,6 +2,8 @@
 
 from enum import IntEnum
 
+import numpy as np
+
 
 class Role(IntEnum):
     """The role of one token; stored as one byte a token in every shard, so values never change."""
@@ -12,3 +14,7 @@ class Role(IntEnum):
     THOUGHT = 3
     ANSWER = 4
     TEXT = 5
+
+
+BEGINS_STEP = np.uint8(0x80)
+"""Added to the role of a token that begins a written step, or what ends the trace."""

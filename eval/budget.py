@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 
 from data.tasks.task import TRACES
-from models.depth.depth import Depth
+from models.backbone import Backbone
 from models.depth.stop import Stop
 
 
@@ -18,7 +18,7 @@ class Budget:
         forced_end: after this many trace tokens `</think>` is written for the model, and counts as
             a written token (budget forcing, arXiv 2501.19393); None lets the model end by itself.
         loops: loop count; None is the backbone's own.
-        latent_steps: latent steps allowed; None is the backbone's own.
+        latent_steps: thoughts before the first token; None is the backbone's own number.
         samples: answers drawn, of which the most frequent counts.
         temperature: 0 takes the likeliest token; above 0 draws tokens.
         stop: the rule by which tokens stop looping, as in kl:0.01, or none; None is the backbone's
@@ -44,6 +44,11 @@ class Budget:
             raise ValueError(
                 f"forced_end={self.forced_end} with trace=none: there is no thought to end; "
                 "choose another trace mode, or forced_end=null"
+            )
+        if self.latent_steps is not None and not self.thinks:
+            raise ValueError(
+                f"latent_steps={self.latent_steps} with trace=none: thoughts follow <think>, which "
+                "such a prompt lacks; choose another trace mode, or latent_steps=null"
             )
         _at_least("forced_end", self.forced_end, 0)
         _at_least("loops", self.loops, 1)
@@ -101,7 +106,8 @@ class BudgetConfig:
         traces: trace modes.
         forced_ends: trace tokens after which the thought is ended; null lets the model end it.
         loops: loop counts; null is the backbone's own.
-        latent_steps: latent steps allowed; null is the backbone's own.
+        latent_steps: thoughts before the first token, for backbones that have them and prompts
+            that open a thought; null is the backbone's own number.
         samples: answers to draw.
         temperature: temperature of the draws where there are several samples.
         stops: rules by which tokens stop looping, as in kl:0.01, or none; null is the backbone's
@@ -124,7 +130,7 @@ class BudgetConfig:
                 raise ValueError(f"eval.budgets.{name} is empty: list at least one value")
         try:
             for values in product(self.latent_steps, self.loops, self.samples, self.stops):
-                self._budget("none", None, *values)
+                self._budget("full", None, *values)
             for trace in self.traces:
                 Budget(trace)
             for end in self.forced_ends:
@@ -148,7 +154,8 @@ class BudgetConfig:
         possible = (
             self._budget(trace, end, latent, loops, samples, stop)
             for trace, end, latent, loops, samples, stop in grid
-            if (trace != "none" or end is None) and (loops is None or stop in (None, "none"))
+            if (trace != "none" or (end is None and latent is None))
+            and (loops is None or stop in (None, "none"))
         )
         return list(dict.fromkeys(possible))
 
@@ -165,33 +172,41 @@ class BudgetConfig:
         return Budget(trace, end, loops, latent, samples, temperature, stop)
 
 
-def fitting(budgets: Iterable[Budget], depth: Depth) -> list[Budget]:
+def fitting(budgets: Iterable[Budget], backbone: Backbone) -> list[Budget]:
     """Keep the budgets that a backbone can run.
 
-    A fixed depth takes no loop count and no rule to stop by, a rule may ask for a gate, and none of
-    today's latent schemes takes a number of steps. Where the backbone's own count or rule is also
-    asked for by name, the named budget alone stays.
+    A fixed depth takes no loop count and no rule to stop by, a rule may ask for a gate, and only a
+    latent scheme with thoughts before an answer takes a number of them. Where the backbone's own
+    count or rule is also asked for by name, the named budget alone stays.
 
     Args:
         budgets: what was asked for.
-        depth: of the backbone.
+        backbone: who is asked.
     """
+    depth, latent = backbone.depth, backbone.config.latent
     kept = [
         budget
         for budget in budgets
-        if budget.latent_steps is None
+        if (latent.thinks or budget.latent_steps is None)
         and (depth.adjustable or budget.loops is None)
-        and _can_stop(depth, budget.stop)
+        and _can_stop(backbone, budget.stop)
     ]
-    for name, own in (("loops", depth.default_loops), ("stop", depth.default_stop.text)):
+    for name, own in (
+        ("loops", depth.default_loops),
+        ("stop", depth.default_stop.text),
+        ("latent_steps", latent.slots()),
+    ):
         named = {replace(b, **{name: None}) for b in kept if getattr(b, name) == own}
         kept = [b for b in kept if getattr(b, name) is not None or b not in named]
     return kept
 
 
-def _can_stop(depth: Depth, stop: str | None) -> bool:
+def _can_stop(backbone: Backbone, stop: str | None) -> bool:
+    depth = backbone.depth
     if stop is None:
         return True
+    if backbone.latent.repeats_passes and stop != "none":
+        return False
     try:
         depth.check_stop(Stop.parse(stop))
     except ValueError:

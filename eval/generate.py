@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.roles import Role
 from data.tokenizer import Tokenizer
 from eval.budget import Budget
 from models.backbone import Backbone, Output
@@ -54,23 +55,25 @@ class Generation:
         tokens: everything written after it, by the model or by force, the ends included; it ends
             with the end of text unless a limit was reached before.
         exits: loops that each position ran, the prompt's first; None where all ran all.
+        thoughts: positions between the prompt and the first token, which write nothing.
     """
 
     prompt_tokens: int
     tokens: list[int]
     exits: list[int] | None = None
+    thoughts: int = 0
 
     @property
     def decode_steps(self) -> int:
-        """Positions run after the prompt: the first token comes from the prompt's last position,
+        """Positions run after prompt and thoughts: the first token comes from the last of those,
         and the last one is never read.
         """
         return len(self.tokens) - 1
 
     @property
     def final_context(self) -> int:
-        """Tokens that the state holds at the end."""
-        return self.prompt_tokens + self.decode_steps
+        """Positions that the state holds at the end."""
+        return self.prompt_tokens + self.thoughts + self.decode_steps
 
 
 @torch.inference_mode()
@@ -127,7 +130,9 @@ class _Pool:
         self.waiting = deque(range(len(requests)))
         self.max_new = max((self._max_new(request) for request in requests), default=0)
         longest = max((len(request.prompt) for request in requests), default=0)
-        self.capacity = longest + self.max_new
+        latent = backbone.config.latent
+        self.thoughts = latent.slots(budget.latent_steps) if budget.thinks else 0
+        self.capacity = longest + self.thoughts + self.max_new
         self.rows = np.zeros(0, dtype=self._row_type())
         self.state: Any = None
         self.logits_BV = torch.empty(0)
@@ -174,7 +179,7 @@ class _Pool:
             state, logits_BV = state.take(forked), logits_BV[forked]
         rows = self._new_rows(admitted)
         for row, own in zip(rows, np.repeat(np.arange(len(admitted)), samples), strict=True):
-            row["exits"][: len(prompts[own])] = exits[own]
+            row["exits"][: len(exits[own])] = exits[own]
         idle = np.flatnonzero(self.rows["request"] == IDLE)
         if len(idle) == len(self.rows):
             self.rows, self.state, self.logits_BV = rows, state, logits_BV
@@ -186,17 +191,21 @@ class _Pool:
         self.logits_BV[at] = logits_BV
 
     def _prefill(self, prompts: list[Sequence[int]]) -> tuple[Any, Tensor, list[np.ndarray]]:
-        """Read prompts; return state, next logits, and loops run by each prompt's positions."""
+        """Read prompts, and think; return state, next logits, and loops run by each position."""
         longest = max(map(len, prompts))
-        tokens = np.full((len(prompts), longest), 0)
-        segments = np.full((len(prompts), longest), PADDING)
+        shape = (len(prompts), longest + self.thoughts)
+        tokens = np.full(shape, self.tokenizer.encode(".")[-1] if self.thoughts else 0)
+        segments, roles = np.full(shape, PADDING), np.full(shape, Role.QUESTION)
         for row, prompt in enumerate(prompts):
-            tokens[row, longest - len(prompt) :] = prompt
+            tokens[row, longest - len(prompt) : longest] = prompt
             segments[row, longest - len(prompt) :] = 0
+        roles[:, longest:] = Role.THOUGHT
         state = self._empty_state(len(prompts))
-        tokens_BT = torch.as_tensor(tokens, device=self.device)
-        segments_BT = torch.as_tensor(segments, device=self.device)
-        out = self.backbone(tokens_BT, segments_BT, state, self.budget.loops)
+        tokens_BT, segments_BT, roles_BT = (
+            torch.as_tensor(x, device=self.device) for x in (tokens, segments, roles)
+        )
+        given = (tokens_BT, segments_BT, state, self.budget.loops)
+        out = self.backbone(*given, roles_BT if self.thoughts else None)
         exits_BT = self._exits(out, tokens.shape)
         exits = [
             row[longest - len(prompt) :] for row, prompt in zip(exits_BT, prompts, strict=True)
@@ -226,8 +235,10 @@ class _Pool:
         request = int(entry["request"])
         tokens = entry["tokens"][: entry["written"]].tolist()
         prompt = len(self.requests[request].prompt)
-        exits = entry["exits"][: prompt + len(tokens) - 1].tolist() if self.varies else None
-        self.finished[request, int(entry["sample"])] = Generation(prompt, tokens, exits)
+        ran = prompt + self.thoughts + len(tokens) - 1
+        exits = entry["exits"][:ran].tolist() if self.varies else None
+        made = Generation(prompt, tokens, exits, self.thoughts)
+        self.finished[request, int(entry["sample"])] = made
         entry["request"] = IDLE
 
     # One step
@@ -272,7 +283,7 @@ class _Pool:
         out = self.backbone(tokens_B1, None, self.state, self.budget.loops)
         self.state, self.logits_BV = out.state, out.readout(out.hidden_BTD)[:, 0]
         if self.varies:
-            places = (np.arange(len(self.rows)), self.rows["prompt"] + self.rows["written"] - 1)
+            places = (np.arange(len(self.rows)), self.rows["read"] + self.rows["written"] - 1)
             self.rows["exits"][places] = self._exits(out, (len(self.rows), 1))[:, 0]
 
     # Rows
@@ -289,7 +300,7 @@ class _Pool:
 
     def _row_type(self) -> np.dtype:
         counters = (
-            *("request", "sample", "prompt", "written", "traced", "answered"),
+            *("request", "sample", "read", "written", "traced", "answered"),
             *("max_trace", "max_answer"),
         )
         drawn = self.max_new if self.budget.temperature > 0 else 0
@@ -308,7 +319,7 @@ class _Pool:
         rows["thinking"] = self.budget.thinks
         for row in rows:
             request = self.requests[row["request"]]
-            row["prompt"] = len(request.prompt)
+            row["read"] = len(request.prompt) + self.thoughts
             row["max_trace"] = self._max_trace(request)
             row["max_answer"] = request.max_answer
             if self.budget.temperature > 0:

@@ -74,7 +74,7 @@ def plan(
 def _budgets(config: EvalConfig, task: str, backbone: Backbone) -> list[Budget]:
     asked = config.budgets.budgets(config.traces(task))
     depth = backbone.depth
-    budgets = fitting(asked, depth)
+    budgets = fitting(asked, backbone)
     if not budgets:
         wanted = config.budgets
         raise ValueError(

@@ -1,7 +1,7 @@
 """What a question cost, counted analytically from what was written (see docs/metrics.md).
 
-Samples share one reading of the prompt: its state is forked. So the prompt counts once, and each
-sample adds the positions that it ran.
+Samples share one reading of the prompt, and its thoughts: the state is forked. So those count once,
+and each sample adds the positions that it ran.
 """
 
 from collections.abc import Sequence
@@ -51,11 +51,15 @@ class Meter:
         None is its own count or rule.
         """
         depth = backbone.depth
+        self._latent, self._sizes = backbone.latent, backbone.sizes
         self._depth, self._loops = depth, depth.resolve_loops(loops)
         self._stop = depth.default_stop if stop is None else Stop.parse(stop)
         self._head = backbone.readout_flops
         self._cost = lru_cache(maxsize=None)(lambda context: backbone.cost(context, loops))
         self._prefill = lru_cache(maxsize=None)(lambda length: backbone.prefill_cost(length, loops))
+        self._thought = lru_cache(maxsize=None)(
+            lambda context: backbone.thought_cost(context, loops)
+        )
         self._calls = backbone.block_calls_per_position(loops)
         self._flops_up_to = [0.0]
 
@@ -69,40 +73,49 @@ class Meter:
         held = sum(self._at(sample.final_context).state_bytes for sample in samples)
         return Spending(
             prompt_tokens=samples[0].prompt_tokens,
-            visible_tokens=sum(len(sample.tokens) for sample in samples),
-            latent_steps=0,
+            visible_tokens=(visible := sum(len(sample.tokens) for sample in samples)),
+            latent_steps=self._thought_steps(samples) + self._latent.steps_per_token() * visible,
             state_bytes=round(held),
             **vars(counts(samples)),
         )
 
     def _equal(self, samples: Sequence[Generation]) -> _Ran:
         """Count samples whose positions all ran all loops."""
-        prompt = samples[0].prompt_tokens
+        prompt, thoughts = samples[0].prompt_tokens, samples[0].thoughts
         decoded = [sample.decode_steps for sample in samples]
-        flops = sum(self._decode_flops(prompt, sample.final_context) for sample in samples)
+        read = prompt + thoughts
+        flops = sum(self._decode_flops(read, sample.final_context) for sample in samples)
+        flops += sum(self._thought(context).flops for context in range(prompt + 1, read + 1))
+        serial = 1 + self._latent.serial_thoughts(thoughts) + max(decoded)
         return _Ran(
-            block_calls=(prompt + sum(decoded)) * self._calls,
+            block_calls=(prompt + self._thought_steps(samples) + sum(decoded)) * self._calls,
             model_flops=self._prefill(prompt).flops + flops,
-            serial_steps=round((1 + max(decoded)) * self._at(prompt).serial_steps),
+            serial_steps=round(serial * self._at(prompt).serial_steps),
             **self._looped(float(self._loops), float(self._loops)),
         )
 
+    def _thought_steps(self, samples: Sequence[Generation]) -> int:
+        """Positions of thoughts that were run, each as often as it was."""
+        return samples[0].thoughts * self._latent.thought_rounds()
+
     def _unequal(self, samples: Sequence[Generation]) -> _Ran:
         """Count samples whose positions ran different numbers of loops."""
-        prompt = samples[0].prompt_tokens
+        prompt, thoughts = samples[0].prompt_tokens, samples[0].thoughts
         exits = [list(sample.exits or ()) for sample in samples]
         ways = [self._exits.spent(own, prompt) for own in exits]
-        once = self._exits.spent(exits[0][:prompt], prompt)
+        shared = exits[0][: prompt + thoughts]
+        once = self._exits.spent(shared, prompt)
         again, decoded = len(samples) - 1, [sample.decode_steps for sample in samples]
         readouts = sum(way.readouts for way in ways) - again * once.readouts
         flops = sum(way.flops for way in ways) - again * once.flops
-        ran = [n for own in exits for n in own[prompt:]]
-        wrote = [n for own in exits for n in own[prompt - 1 :]]
+        ran = [n for own in exits for n in own[len(shared) :]]
+        wrote = [n for own in exits for n in own[len(shared) - 1 :]]
+        made = thoughts * self._latent.thought_flops(self._sizes)
         return _Ran(
             block_calls=sum(way.block_calls for way in ways) - again * once.block_calls,
-            model_flops=flops + self._head * (1 + sum(decoded) + readouts),
+            model_flops=flops + made + self._head * (1 + sum(decoded) + readouts),
             serial_steps=max(way.serial_calls for way in ways),
-            **self._looped(mean([*exits[0][:prompt], *ran]), mean(wrote)),
+            **self._looped(mean([*shared, *ran]), mean(wrote)),
         )
 
     @cached_property

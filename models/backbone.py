@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from .config import BackboneConfig
 from .cost import Cost, linear_flops
-from .depth.depth import Asked, Trajectory
+from .depth.depth import Asked, Depth, Trajectory
 from .depth.draws import Draws
 from .depth.stop import Stop
-from .latent.latent import Thought
+from .latent.latent import CostAt, Reading, Sizes, Thought
 from .layers import RMSNorm
 from .mixer import Mixer
 from .stack import make_blocks
@@ -26,18 +26,23 @@ class BackboneState:
     """Memory of a batch of rows: one typed mixer state per block call, in call order.
 
     Attributes:
-        calls: the mixers' states.
+        calls: the mixers' states, several sets one after the other where the latent scheme keeps
+            several.
         loops: the loop count that they were made for.
         stop: the rule by which tokens stop.
+        latent: what the latent scheme remembers itself; None where that is nothing.
     """
 
     calls: list[Any]
     loops: int
     stop: Stop = field(default_factory=Stop)
+    latent: Any = None
 
     def take(self, rows: Tensor) -> "BackboneState":
         """Return a copy with these rows, in this order: drop finished ones, or fork by repeats."""
-        return BackboneState([state.take(rows) for state in self.calls], self.loops, self.stop)
+        latent = None if self.latent is None else self.latent.take(rows)
+        calls = [state.take(rows) for state in self.calls]
+        return BackboneState(calls, self.loops, self.stop, latent)
 
     def put(self, rows: Tensor, other: "BackboneState") -> None:
         """Overwrite these rows, in place, by the rows of another state of the same capacity."""
@@ -47,11 +52,14 @@ class BackboneState:
             )
         for mine, theirs in zip(self.calls, other.calls, strict=True):
             mine.put(rows, theirs)
+        if self.latent is not None:
+            self.latent.put(rows, other.latent)
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(state.nbytes for state in self.calls)
+        own = 0 if self.latent is None else self.latent.nbytes
+        return own + sum(state.nbytes for state in self.calls)
 
 
 @dataclass
@@ -131,7 +139,7 @@ class Backbone(nn.Module):
         """Read tokens.
 
         Args:
-            tokens_BT: token ids.
+            tokens_BT: token ids; at a thought's place (see roles) they mean nothing.
             segments_BT: document ids, contiguous, -1 is padding; None is one document (with a
                 state: the document that the state is in).
             state: memory of earlier calls, updated in place; None scores from scratch.
@@ -156,21 +164,33 @@ class Backbone(nn.Module):
             count = max(self.depth.counts(draws))
         asked = Asked(count, record, draws, stop, self._read, gradient_loops)
 
-        def run(x_BTD: Tensor) -> Thought:
-            calls = None if state is None else state.calls
-            x_BTD, _, trajectory = self.depth(x_BTD, segments_BT, calls, asked)
-            return Thought(self.norm(x_BTD), state, trajectory, trajectory.losses)
-
-        thought = self.latent(tokens_BT, roles_BT, self.embedding, run, self.head)
+        reading = Reading(
+            tokens_BT,
+            segments_BT,
+            roles_BT,
+            self.embedding,
+            self._blend,
+            _Run(self.depth, self.norm, asked),
+            self.head,
+            None if state is None else state.calls,
+            None if state is None else state.latent,
+            record,
+        )
+        thought = self.latent(reading)
         after = thought.trajectory.finish
         return Output(
             thought.hidden_BTD,
-            thought.state,
+            state,
             thought.trajectory,
             self.head,
             thought.losses,
             lambda hidden_BTD: self.norm(after(hidden_BTD)),
         )
+
+    def _blend(self, probabilities: Tensor) -> Tensor:
+        """Return the embedding that a distribution over tokens expects."""
+        weight_VD = self.embedding.weight
+        return (probabilities.to(weight_VD.dtype) @ weight_VD).to(weight_VD.dtype)
 
     def _read(self, hidden: Tensor) -> Tensor:
         """Read a state out between loops."""
@@ -193,19 +213,50 @@ class Backbone(nn.Module):
         stop: Stop | None = None,
     ) -> BackboneState:
         """Return empty memory for `batch` documents of up to `max_len` tokens."""
-        count = self.depth.resolve_loops(loops)
-        calls = self.depth.init_state(batch, max_len, device, dtype, count)
-        return BackboneState(calls, count, self._resolve_stop(stop))
+        count, latent = self.depth.resolve_loops(loops), self.latent
+        longest = max_len * latent.stretch
+        calls: list[Any] = []
+        for _ in range(latent.copies):
+            calls += self.depth.init_state(batch, longest, device, dtype, count)
+        memory = latent.init_memory(batch, device, dtype)
+        return BackboneState(calls, count, self._resolve_stop(stop), memory)
 
     def cost(self, context: int, loops: int | None = None) -> Cost:
-        """Cost of one token that sees `context` tokens, itself included, read out."""
-        return self.depth.cost(context, self.depth.resolve_loops(loops)) + self._head_cost()
+        """Cost of one token that sees `context` positions, itself included, read out."""
+        return self.latent.cost(self._cost_at(loops), context, self.sizes) + self._head_cost()
+
+    def thought_cost(self, context: int, loops: int | None = None) -> Cost:
+        """Cost of one thought that sees `context` positions, itself included, not read out."""
+        once = self._cost_at(loops)(context) + Cost(flops=self.latent.thought_flops(self.sizes))
+        return self.latent.thought_rounds() * once
 
     def prefill_cost(self, length: int, loops: int | None = None, readouts: int = 1) -> Cost:
         """Cost of reading `length` tokens at once, reading out `readouts` of them."""
-        head = self._head_cost()
+        head, count = self._head_cost(), self.depth.resolve_loops(loops)
         once = Cost(flops=readouts * head.flops, weight_bytes=head.weight_bytes)
-        return self.depth.prefill_cost(length, self.depth.resolve_loops(loops)) + once
+        own = self.latent.prefill_cost(
+            lambda positions: self.depth.prefill_cost(positions, count), length, self.sizes
+        )
+        return own + once
+
+    def thinking_cost(self, length: int, thoughts: int, loops: int | None = None) -> Cost:
+        """Cost of a document's thoughts in training, beside one pass over `length` positions.
+
+        That is the inputs of the thoughts, and further passes where the scheme makes those.
+        """
+        latent, passes = self.latent, self.latent.training_passes(thoughts)
+        made = max(1, passes - 1) * thoughts * latent.thought_flops(self.sizes)
+        again = self.depth.prefill_cost(length, self.depth.resolve_loops(loops))
+        return (passes - 1) * again + Cost(flops=made)
+
+    def _cost_at(self, loops: int | None) -> CostAt:
+        count = self.depth.resolve_loops(loops)
+        return lambda context: self.depth.cost(context, count)
+
+    @property
+    def sizes(self) -> Sizes:
+        """What the cost of a thought goes by."""
+        return Sizes(self.config.dim, self.config.vocab_size)
 
     def finish_cost(self, length: int) -> Cost:
         """Cost of following one more loop up, for `length` tokens, each read out."""
@@ -221,8 +272,9 @@ class Backbone(nn.Module):
         return Cost(flops=self.readout_flops, weight_bytes=4 * self.head.weight.numel() + norm)
 
     def block_calls_per_position(self, loops: int | None = None) -> int:
-        """Passes through blocks that one position runs."""
-        return len(self.depth.calls(self.depth.resolve_loops(loops)))
+        """Passes through blocks that one token runs."""
+        calls = len(self.depth.calls(self.depth.resolve_loops(loops)))
+        return calls * self.latent.passes_per_position()
 
     @property
     def causal(self) -> bool:
@@ -238,6 +290,27 @@ class Backbone(nn.Module):
         """Compile each block in place: a varying loop count then never recompiles the model."""
         for block in self.depth.blocks:
             block.compile()
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The depth over its stack as it was asked for, then the final norm."""
+
+    depth: Depth
+    norm: RMSNorm
+    asked: Asked
+
+    def __call__(
+        self, x_BTD: Tensor, segments_BT: Tensor | None = None, calls: list[Any] | None = None
+    ) -> Thought:
+        """Run inputs of these documents, on these memories (updated in place)."""
+        x_BTD, _, trajectory = self.depth(x_BTD, segments_BT, calls, self.asked)
+        return Thought(self.norm(x_BTD), trajectory, trajectory.losses)
+
+    def fresh(self, batch: int, max_len: int) -> list[Any]:
+        """Return empty memories of the stack's calls."""
+        weight = self.norm.weight
+        return self.depth.init_state(batch, max_len, weight.device, weight.dtype, self.asked.loops)
 
 
 def _of_state(state: BackboneState, loops: int | None, stop: Stop | None) -> tuple[int, Stop]:

@@ -112,7 +112,7 @@ class Recorder(L.Callback):
         self, trainer: L.Trainer, module: PretrainModule, data: CorpusModule
     ) -> dict[str, float]:
         """Score the held-out documents, each rank its share of them; none is no loss at all."""
-        batches = data.validation_batches()
+        batches = data.validation_batches(trainer.global_step - 1)
         found = {
             name: _summed(
                 trainer, sum(module.validation_loss(x, loops) for x in batches), len(batches)

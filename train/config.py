@@ -22,6 +22,7 @@ from .logging import LoggerConfig
 from .optim import OptimConfig
 from .precision import PRECISIONS
 from .stage import StageConfig, StagePlan, set_trainable
+from .thinking import check_thinking
 
 
 @dataclass
@@ -224,7 +225,26 @@ class RunConfig:
             except ValueError as error:
                 raise ValueError(f"stages[{index}].{error}") from None
             stage.objective.check(backbone, f"stages[{index}].objective")
+        self._validate_thoughts(backbone)
         self._validate_fill(backbone)
+
+    def _validate_thoughts(self, backbone: Backbone) -> None:
+        check_thinking([stage.thinking for stage in self.stages], self.backbone.latent, self.data)
+        kind = self.backbone.latent.kind
+        if kind == "none":
+            return
+        if any(stage.objective.fill for stage in self.stages):
+            raise ValueError(
+                f"stages.objective.fill=true fills all in at once, and latent={kind} thinks before "
+                "it writes: choose latent=none, or leave fill out"
+            )
+        try:
+            backbone.init_state(1, 1, "meta")
+        except ValueError as error:
+            raise ValueError(
+                f"latent={kind} adds thoughts to a state, and depth={self.backbone.depth.kind} "
+                f"keeps none here ({error}): choose another depth, or latent=none"
+            ) from None
 
     def _validate_fill(self, backbone: Backbone) -> None:
         fills = [stage.objective.fill for stage in self.stages]

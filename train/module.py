@@ -80,10 +80,19 @@ class PretrainModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Let the stage's parts train when it begins, and when a run resumes within it."""
-        stage = self.plan.place(self.global_step).stage
-        if stage != self._entered:
-            set_trainable(self.net.backbone, self.plan.stages[stage].trainable)
-            self._entered = stage
+        place = self.plan.place(self.global_step)
+        if place.stage != self._entered:
+            stage = self.plan.stages[place.stage]
+            set_trainable(self.net.backbone, stage.trainable)
+            if stage.fresh_optimizer and place.stage and place.step == 0:
+                self._forget_averages()
+            self._entered = place.stage
+
+    def _forget_averages(self) -> None:
+        """Let the optimiser begin anew; at a resumed border that is what it did before."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, RoleOptimizer)
+        optimizer.forget()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the micro-batch's loss, scaled so that Lightning's means give the global one."""

@@ -34,6 +34,9 @@ class ObjectiveConfig:
             direction (STARS, arXiv 2605.26733); the loss keeps the rest.
         fill: mask what follows the prompt, and predict each of its tokens at its own place instead
             of one before (see `train.fill`); what sees whole documents can't be trained otherwise.
+        thoughts: weight of the word that each thought stands for (`data.thoughts`), predicted at
+            the place before it: CoT2's supervised stage (arXiv 2505.23648), and what keeps thoughts
+            apart in SIM-CoT (2509.20317). It comes on top of the loss.
     """
 
     chunk_size: int = 4096
@@ -45,12 +48,13 @@ class ObjectiveConfig:
     consistency: float = 0.0
     jacobian: float = 0.0
     fill: bool = False
+    thoughts: float = 0.0
 
     def validate(self, key: str) -> None:
         """Raise ValueError, naming the key, where a value can't be."""
         if self.chunk_size < 1:
             raise ValueError(f"{key}.chunk_size={self.chunk_size} must be at least 1 position")
-        for name in ("z_loss", "consistency", "gate_gain", "gate_margin"):
+        for name in ("z_loss", "consistency", "gate_gain", "gate_margin", "thoughts"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
                     f"{key}.{name}={getattr(self, name)} must be a finite number of at least 0"

@@ -92,6 +92,10 @@ class RoleOptimizer(torch.optim.Optimizer):
             part.step()
         return loss
 
+    def forget(self) -> None:
+        """Drop all averages, as before the first step."""
+        self.state.clear()
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load groups and state, and hand them to the parts."""
         super().load_state_dict(state_dict)

@@ -41,6 +41,7 @@ from .module import PretrainModule
 from .precision import resolve_accelerator, resolve_precision
 from .spending import training_cost
 from .stage import StagePlan
+from .thinking import thinking_of
 
 
 @dataclass
@@ -180,6 +181,11 @@ def _data(run: Run) -> CorpusModule:
         return found.stage, found.step, found.steps
 
     config = run.config
+    thinking = thinking_of(
+        [stage.thinking for stage in config.stages],
+        config.backbone.latent,
+        [False for _ in config.stages],
+    )
     return CorpusModule(
         run.corpus,
         config.trainer.rows_per_step,
@@ -188,6 +194,7 @@ def _data(run: Run) -> CorpusModule:
         place,
         config.trainer.max_steps,
         config.parallel.accumulate,
+        lambda step: thinking[run.plan.place(step).stage],
     )
 
 

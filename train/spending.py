@@ -1,12 +1,15 @@
 """cost.json: what a backbone holds and what training it costs."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any
 
-from data.corpus import Corpus
+import numpy as np
+
+from data.corpus import Corpus, PackedRows, RowArrays
+from data.roles import Role
+from data.thoughts import Rule, Thinking
 from models.backbone import Backbone
 from models.depth.draws import Draws
 
@@ -15,6 +18,9 @@ from .loop_losses import ExtraPass
 from .objective import extra_passes
 from .objective_config import READS_LOOPS
 from .stage import StagePlan
+
+MOST_ROWS, ROWS_AT_ONCE = 1 << 16, 1 << 10
+"""Rows that are read to see how long documents with thoughts are."""
 
 
 def training_cost(
@@ -25,13 +31,19 @@ def training_cost(
     Training FLOPs are three forward passes' (one forward, two backward) over every document read,
     each reading out its positions, at the loop counts that the run draws; loops that are not
     differentiated count once, and what an objective over loops runs and reads out counts too.
+    Where thoughts replace steps, documents are as long as each stage makes them.
     """
     rows = corpus.split("train")
     steps = _kinds_of_steps(backbone, config, plan)
     share = config.trainer.rows_per_step / rows.num_rows
-    lengths = rows.document_lengths.tolist()
+    lengths = {kind.thinking: documents_of(rows, kind.thinking) for kind in steps}
     flops = sum(
-        share * times * step_flops(backbone, lengths, kind) for kind, times in steps.items()
+        share * times * step_flops(backbone, lengths[kind.thinking], kind)
+        for kind, times in steps.items()
+    )
+    tokens = sum(
+        share * times * sum(length * n for (length, _), n in lengths[kind.thinking].items())
+        for kind, times in steps.items()
     )
     mean_loops = sum(kind.loops * times for kind, times in steps.items()) / sum(steps.values())
     context = config.data.context
@@ -48,7 +60,7 @@ def training_cost(
         "weight_bytes": backbone.cost(context).weight_bytes,
         "context": context,
         "train_steps": config.trainer.max_steps,
-        "train_tokens": round(share * config.trainer.max_steps * rows.num_tokens),
+        "train_tokens": round(tokens),
         "train_flops": flops,
         "mean_train_loops": mean_loops,
         "peak_learning_rate": config.optim.lr,
@@ -66,17 +78,21 @@ class StepKind:
         extra: further passes.
         reads_loops: whether it reads every loop out.
         jacobian: whether it runs the last loop twice more.
+        thinking: what becomes of written traces; of documents that follow a rule of an earlier
+            stage the stage's own is counted.
     """
 
     loops: int
     extra: tuple[ExtraPass, ...] = ()
     reads_loops: bool = False
     jacobian: bool = False
+    thinking: Rule | None = None
 
 
 def _kinds_of_steps(backbone: Backbone, config: RunConfig, plan: StagePlan) -> Counter[StepKind]:
     """How many steps of the run are of each kind."""
     kinds: Counter[StepKind] = Counter()
+    rules = [stage.thinking.rule(config.backbone.latent) for stage in plan.stages]
     for step in range(config.trainer.max_steps):
         place = plan.place(step)
         objective = plan.stages[place.stage].objective
@@ -85,24 +101,55 @@ def _kinds_of_steps(backbone: Backbone, config: RunConfig, plan: StagePlan) -> C
         loops = max(backbone.depth.counts(draws))
         extra = tuple(extra_passes(objective, draws, loops))
         reads = objective.resolve_over(backbone) in READS_LOOPS
-        kinds[StepKind(loops, extra, reads, objective.jacobian > 0)] += 1
+        rule = rules[place.stage] if rules[place.stage] != Rule() else None
+        kinds[StepKind(loops, extra, reads, objective.jacobian > 0, rule)] += 1
     return kinds
 
 
-def step_flops(backbone: Backbone, lengths: Sequence[int], kind: StepKind) -> float:
+Lengths = Mapping[tuple[int, int], float]
+"""How many documents have `(positions, thoughts among them)`."""
+
+
+def documents_of(rows: PackedRows, rule: Rule | None) -> Lengths:
+    """Count documents by what they take up, as a rule for thoughts makes them.
+
+    With a rule, rows are read: the first of a large split stand for all.
+    """
+    if rule is None:
+        return Counter((length, 0) for length in rows.document_lengths.tolist())
+    read = min(rows.num_rows, MOST_ROWS)
+    found: Counter[tuple[int, int]] = Counter()
+    thinking = Thinking(rule)
+    for start in range(0, read, ROWS_AT_ONCE):
+        part = rows.read(np.arange(start, min(read, start + ROWS_AT_ONCE)))
+        found.update(_documents(thinking.apply(part, "", rows.dot_id, rows.pad_id)))
+    return {size: count * rows.num_rows / read for size, count in found.items()}
+
+
+def _documents(rows: RowArrays) -> Iterator[tuple[int, int]]:
+    """Positions and thoughts of each document."""
+    most = int(rows.segments.max()) + 1
+    keys = np.arange(len(rows.segments))[:, None] * most + rows.segments
+    real, size = rows.segments >= 0, len(rows.segments) * most
+    positions = np.bincount(keys[real], minlength=size)
+    thoughts = np.bincount(keys[real & (rows.roles == Role.THOUGHT)], minlength=size)
+    held = positions > 0
+    yield from zip(positions[held].tolist(), thoughts[held].tolist(), strict=True)
+
+
+def step_flops(backbone: Backbone, documents: Lengths, kind: StepKind) -> float:
     """Training FLOPs of every document once, all positions read out."""
 
-    @cache
-    def flops(length: int) -> float:
+    def flops(length: int, thoughts: int) -> float:
         found = _pass_flops(backbone, length, kind.loops, None)
         found += sum(_pass_flops(backbone, length, e.loops, e.window) for e in kind.extra)
         if kind.reads_loops:
             found += 3 * (kind.loops - 1) * backbone.finish_cost(length).flops
         if kind.jacobian:
             found += 3 * 2 * _one_loop(backbone, length, kind.loops)
-        return found
+        return found + 3 * backbone.thinking_cost(length, thoughts, kind.loops).flops
 
-    return sum(map(flops, lengths))
+    return sum(count * flops(*size) for size, count in documents.items())
 
 
 def _pass_flops(backbone: Backbone, length: int, loops: int, window: int | None) -> float:

@@ -6,6 +6,7 @@ from torch import nn
 
 from .objective_config import ObjectiveConfig
 from .schedule import ScheduleConfig, warmup_stable_decay
+from .thinking import ThinkingConfig
 
 
 @dataclass
@@ -18,6 +19,9 @@ class StageConfig:
         objective: what is minimised.
         schedule: learning rate over the stage.
         trainable: parts that train, as in `depth.blocks.0` or `head`; empty is all.
+        thinking: which written steps thoughts replace.
+        fresh_optimizer: forget the optimiser's averages of the stage before as this one begins, as
+            Coconut does; else they go on.
     """
 
     name: str = "pretrain"
@@ -25,9 +29,12 @@ class StageConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     trainable: list[str] = field(default_factory=list)
+    thinking: ThinkingConfig = field(default_factory=ThinkingConfig)
+    fresh_optimizer: bool = False
 
     def validate(self, key: str) -> None:
         """Raise ValueError, naming the key, where a value can't be."""
+        self.thinking.validate(f"{key}.thinking")
         self.objective.validate(f"{key}.objective")
         self.schedule.validate(f"{key}.schedule")
 

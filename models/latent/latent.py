@@ -1,16 +1,22 @@
 """What every latent scheme promises.
 
-Legend: B batch, T time, D width.
+Legend: B batch, T time, D width, V vocabulary.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 
+from ..cost import Cost
 from ..depth.depth import Trajectory
+from ..state import State
+
+THOUGHT = 3
+"""The role of a thought's place, as in a corpus (`data.roles.Role`)."""
 
 
 @dataclass
@@ -18,14 +24,20 @@ class LatentConfig(ABC):
     """Settings of one latent scheme; a subclass adds its own and names itself.
 
     Attributes:
+        thinks: whether it has thoughts before an answer, whose number stages and budgets may set.
         kind: the scheme's name in the list of latents.
     """
 
+    thinks: ClassVar[bool] = False
     kind: str = ""
 
     @abstractmethod
     def build(self, dim: int) -> "Latent":
-        """Make the module for a backbone of width `dim`."""
+        """Make the module for a backbone of width `dim`; ValueError on impossible settings."""
+
+    def slots(self, thoughts: int | None = None) -> int:
+        """Return the positions that so many thoughts take (None is its own number of them)."""
+        return 0
 
 
 @dataclass
@@ -34,13 +46,11 @@ class Thought:
 
     Attributes:
         hidden_BTD: final hidden states, normalised, ready to be read out.
-        state: the backbone's memory (None if none was given).
-        trajectory: what really ran.
+        trajectory: what really ran; of several passes, the last one's states.
         losses: auxiliary losses by name.
     """
 
     hidden_BTD: Tensor
-    state: Any
     trajectory: Trajectory
     losses: dict[str, Tensor] = field(default_factory=dict)
 
@@ -48,21 +58,173 @@ class Thought:
 Embed = Callable[[Tensor], Tensor]
 """`tokens_BT -> x_BTD`."""
 
-Run = Callable[[Tensor], Thought]
-"""`x_BTD -> Thought`: the depth over its stack, then the final norm."""
+Blend = Callable[[Tensor], Tensor]
+"""`probabilities_...V -> x_...D`: the embedding that a distribution over tokens expects."""
 
 Readout = Callable[[Tensor], Tensor]
 """`hidden_BTD -> logits_BTV`."""
 
 
+class Run(Protocol):
+    """The depth over its stack, then the final norm."""
+
+    def __call__(
+        self, x_BTD: Tensor, segments_BT: Tensor | None = None, calls: list[Any] | None = None
+    ) -> Thought:
+        """Run inputs of these documents, on these memories (updated in place)."""
+        ...
+
+    def fresh(self, batch: int, max_len: int) -> list[Any]:
+        """Return empty memories of the stack's calls."""
+        ...
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One forward pass, as a latent scheme sees it.
+
+    Attributes:
+        tokens_BT: token ids; at a thought's place they mean nothing.
+        segments_BT: document ids, -1 is padding; None is one document, or the state's.
+        roles_BT: what each token is; None where none is a thought.
+        embed: tokens to inputs.
+        blend: distributions over tokens to inputs.
+        run: the stack.
+        readout: hidden states to logits.
+        calls: memories of the stack's calls, one set after the other where a scheme keeps several;
+            None scores from scratch.
+        memory: the scheme's own memory, updated in place; None where it keeps none.
+        record: whether the states of all loops are asked for.
+    """
+
+    tokens_BT: Tensor
+    segments_BT: Tensor | None
+    roles_BT: Tensor | None
+    embed: Embed
+    blend: Blend
+    run: Run
+    readout: Readout
+    calls: list[Any] | None = None
+    memory: Any = None
+    record: bool = False
+
+    @property
+    def thoughts_BT(self) -> Tensor | None:
+        """Where thoughts stand; None where there is none."""
+        if self.roles_BT is None:
+            return None
+        places_BT = self.roles_BT == THOUGHT
+        return places_BT if bool(places_BT.any()) else None
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the cost of a thought goes by.
+
+    Attributes:
+        dim: model width.
+        vocab_size: rows of the embedding.
+    """
+
+    dim: int
+    vocab_size: int
+
+    @property
+    def readout_flops(self) -> int:
+        """FLOPs of a position's logits."""
+        return 2 * self.dim * self.vocab_size
+
+    @property
+    def blend_flops(self) -> int:
+        """FLOPs of an expected embedding, its logits not counted."""
+        return 2 * self.dim * self.vocab_size
+
+
+CostAt = Callable[[int], Cost]
+"""Cost of one position that sees so many, or of reading so many at once: of the depth alone."""
+
+
 class Latent(nn.Module, ABC):
-    """Holds the reins of a forward pass: decides what is embedded, and how often the stack runs."""
+    """Holds the reins of a forward pass: decides what is embedded, and how often the stack runs.
+
+    Attributes:
+        copies: sets of memories of the stack that a state holds.
+        stretch: positions of the stack that one token takes.
+        repeats_passes: whether a token's position is run more than once.
+    """
+
+    copies: int = 1
+    stretch: int = 1
+    repeats_passes: bool = False
 
     def reset_parameters(self) -> None:
         """Draw all weights anew; a scheme with weights of its own overrides this."""
 
     @abstractmethod
-    def forward(
-        self, tokens_BT: Tensor, roles_BT: Tensor | None, embed: Embed, run: Run, readout: Readout
-    ) -> Thought:
+    def forward(self, given: Reading) -> Thought:
         """Turn tokens into hidden states."""
+
+    def init_memory(
+        self, batch: int, device: torch.device | str, dtype: torch.dtype
+    ) -> State | None:
+        """Return what it remembers itself between calls, beside the stack's memories."""
+        return None
+
+    # What it costs
+
+    def cost(self, at: CostAt, context: int, sizes: Sizes) -> Cost:
+        """Cost of one token that sees `context` tokens, its last readout left out."""
+        return at(context)
+
+    def prefill_cost(self, at: CostAt, length: int, sizes: Sizes) -> Cost:
+        """Cost of reading `length` tokens at once, their last readouts left out."""
+        return at(length)
+
+    def steps_per_token(self) -> int:
+        """Latent steps that every written token takes."""
+        return 0
+
+    def thought_rounds(self) -> int:
+        """Times that each thought's position is run, in a row, when it is generated."""
+        return 1
+
+    def serial_thoughts(self, thoughts: int) -> int:
+        """Positions that must wait for one another among so many generated thoughts."""
+        return self.thought_rounds() * thoughts
+
+    def thought_flops(self, sizes: Sizes) -> float:
+        """FLOPs of making one thought's input, each time it is made."""
+        return 0.0
+
+    def training_passes(self, thoughts: int) -> int:
+        """Times that a training step runs every position of a document with so many thoughts."""
+        return 1
+
+    def passes_per_position(self) -> int:
+        """Times that one token takes all calls of the depth."""
+        return 1
+
+
+def joined_in_time(parts: list[Thought]) -> Thought:
+    """Put pieces of the same rows, read one after the other, together."""
+    last = parts[-1].trajectory
+    exits = [part.trajectory.exits_BT for part in parts]
+    known = [e for e in exits if e is not None]
+    trajectory = replace(
+        last,
+        states=_end_to_end([part.trajectory.states for part in parts]),
+        exits_BT=torch.cat(known, dim=1) if len(known) == len(parts) else None,
+        halts=_end_to_end([part.trajectory.halts for part in parts]),
+    )
+    return Thought(torch.cat([p.hidden_BTD for p in parts], dim=1), trajectory, mean_losses(parts))
+
+
+def mean_losses(parts: list[Thought]) -> dict[str, Tensor]:
+    """Auxiliary losses of several passes, each a mean over rows already, averaged."""
+    names = parts[-1].losses
+    return {name: torch.stack([p.losses[name] for p in parts]).mean(dim=0) for name in names}
+
+
+def _end_to_end(parts: list[list[Tensor]]) -> list[Tensor]:
+    """Lay each loop's `[B, T, ...]` of all pieces end to end."""
+    return [torch.cat(each, dim=1) for each in zip(*parts, strict=True)]

@@ -1,6 +1,16 @@
 """The one list of latent schemes: a new one is one file beside this one and one line here."""
 
+from .feedback import FeedbackConfig
+from .filler import FillerConfig
 from .latent import LatentConfig
 from .none import NoLatentConfig
+from .pause import PauseConfig
+from .soft import SoftConfig
 
-LATENTS: dict[str, type[LatentConfig]] = {"none": NoLatentConfig}
+LATENTS: dict[str, type[LatentConfig]] = {
+    "none": NoLatentConfig,
+    "pause": PauseConfig,
+    "filler": FillerConfig,
+    "feedback": FeedbackConfig,
+    "soft": SoftConfig,
+}

@@ -5,14 +5,16 @@ Legend: B batch, T time.
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from .latent import Embed, Latent, LatentConfig, Readout, Run, Thought
+from .latent import Latent, LatentConfig, Reading, Thought
 
 
 @dataclass
 class NoLatentConfig(LatentConfig):
-    """All thinking is written; there is nothing to set."""
+    """All thinking is written; there is nothing to set.
+
+    Under a curriculum of thoughts it is the control without thought: the steps are left out, and
+    nothing stands in their place.
+    """
 
     kind: str = "none"
 
@@ -24,8 +26,6 @@ class NoLatentConfig(LatentConfig):
 class NoLatent(Latent):
     """The plain language model."""
 
-    def forward(
-        self, tokens_BT: Tensor, roles_BT: Tensor | None, embed: Embed, run: Run, readout: Readout
-    ) -> Thought:
+    def forward(self, given: Reading) -> Thought:
         """Embed, run once."""
-        return run(embed(tokens_BT))
+        return given.run(given.embed(given.tokens_BT), given.segments_BT, given.calls)

@@ -1,14 +1,12 @@
 from typing import Any
 
 import pytest
-import torch
 from omegaconf import OmegaConf
 
 from eval.answers import answer_text, majority
 from eval.budget import Budget, BudgetConfig, fitting
 from eval.config import EvalConfig, TaskEval
-from models.depth.depth import Depth
-from models.depth.fixed import FixedDepth
+from models.backbone import Backbone
 from models.depth.looped import LoopedDepthConfig
 from tests.eval.scripted import TOKENIZER
 from tests.models.cases import backbone_config, build_backbone
@@ -80,31 +78,28 @@ def test_impossible_grids_are_refused(grid: BudgetConfig, message: str) -> None:
         grid.validate()
 
 
-def depth(**settings: Any) -> Depth:
-    """A depth over two empty layers; fixed where no settings are given."""
-    if not settings:
-        return FixedDepth(torch.nn.ModuleList())
-    blocks = build_backbone(backbone_config()).depth.blocks
-    assert isinstance(blocks, torch.nn.ModuleList)
-    return LoopedDepthConfig(**settings).build(blocks, 16)
+def backbone(**settings: Any) -> Backbone:
+    """A backbone of two layers; of fixed depth where no settings are given."""
+    own = {"depth": LoopedDepthConfig(**settings)} if settings else {}
+    return build_backbone(backbone_config(**own))
 
 
 def test_a_fixed_depth_leaves_out_loop_counts_and_rules() -> None:
     asked = BudgetConfig(loops=[None, 1, 2], stops=[None, "none", "kl:0.1"]).budgets()
-    assert fitting(asked, depth()) == [Budget()]
-    assert fitting([Budget(loops=1)], depth()) == []
-    assert fitting([Budget(latent_steps=2)], depth(loops=1)) == []
+    assert fitting(asked, backbone()) == [Budget()]
+    assert fitting([Budget(loops=1)], backbone()) == []
+    assert fitting([Budget(latent_steps=2)], backbone(loops=1)) == []
 
 
 def test_the_same_loop_count_or_rule_is_not_run_twice() -> None:
     asked = BudgetConfig(loops=[None, 1, 2]).budgets()
-    assert fitting(asked, depth(loops=2)) == [Budget(loops=1), Budget(loops=2)]
-    assert fitting(asked, depth(loops=4)) == asked
+    assert fitting(asked, backbone(loops=2)) == [Budget(loops=1), Budget(loops=2)]
+    assert fitting(asked, backbone(loops=4)) == asked
     rules = BudgetConfig(stops=[None, "none", "kl:0.1", "gate:0.5"]).budgets()
-    assert fitting(rules, depth(loops=2)) == [Budget(stop="none"), Budget(stop="kl:0.1")]
+    assert fitting(rules, backbone(loops=2)) == [Budget(stop="none"), Budget(stop="kl:0.1")]
     both = BudgetConfig(loops=[None, 2], stops=["none", "kl:0.1"]).budgets()
     assert [(b.loops, b.stop) for b in both] == [(None, "none"), (None, "kl:0.1"), (2, "none")]
-    gated = depth(loops=2, halting="gate", stop="gate:0.5")
+    gated = backbone(loops=2, halting="gate", stop="gate:0.5")
     assert [b.stop for b in fitting(rules, gated)] == ["none", "kl:0.1", "gate:0.5"]
 
 

@@ -201,7 +201,7 @@ BACKBONE_CASES: dict[str, BackboneConfig] = {
     **{
         f"{kind} latent": backbone_config("gdn attn", latent=made())
         for kind, made in LATENTS.items()
-        if kind != "none"
+        if kind != "none" and not made.thinks  # thoughts before an answer: test_latent_conformance
     },
     "3*gdn attn": backbone_config("3*gdn attn", 4),
     "gdn mamba2 attn": backbone_config("gdn mamba2 attn", 3),

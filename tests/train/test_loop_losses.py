@@ -209,7 +209,7 @@ def test_what_a_step_runs_is_counted(batch: Batch, over: str) -> None:
     with step_by_step(), torch.no_grad(), FlopCounterMode(display=False) as counter:
         net(row, ObjectiveConfig(over=over), replace(DRAWS, rows=1))
     kind = StepKind(3, reads_loops=over != "final")
-    counted = step_flops(net.backbone, [length], kind) / 3
+    counted = step_flops(net.backbone, {(length, 0): 1}, kind) / 3
     assert counter.get_total_flops() == pytest.approx(counted, rel=0.01)
 
 

@@ -1,0 +1,166 @@
+"""Thoughts made of the hidden state before them: one after the other, or in Jacobi rounds.
+
+Legend: B batch, T time, D width, N thoughts.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..cost import Cost
+from ..ops.twin import runs_step_by_step
+from ..state import State, empty_counters
+from .latent import CostAt, Latent, Reading, Sizes, Thought, joined_in_time, mean_losses
+from .slots import numbered, pieces
+from .unrolled import unrolled
+
+
+@dataclass
+class LastHidden(State):
+    """The hidden state of the last position that each row has read."""
+
+    hidden_BD: Tensor
+
+
+class FedSlots(Latent):
+    """Thoughts made of the hidden state before them.
+
+    Attributes:
+        jacobi: rounds in which all thoughts of a document are made anew from the round before
+            (PCCoT, arXiv 2506.18582); None is one thought after the other.
+    """
+
+    def __init__(self, dim: int, jacobi: int | None = None) -> None:
+        super().__init__()
+        self.dim, self.jacobi = dim, jacobi
+        self.repeats_passes = jacobi is not None
+
+    @abstractmethod
+    def next_input(self, hidden_ND: Tensor, given: Reading) -> Tensor:
+        """Return the inputs `[N, D]` of thoughts that follow these hidden states."""
+
+    @abstractmethod
+    def first_input(self, x_BTD: Tensor) -> Tensor:
+        """Return what stands in a thought's place before it was ever made."""
+
+    def forward(self, given: Reading) -> Thought:
+        """Think where there are thoughts; else read."""
+        x_BTD, places_BT = given.embed(given.tokens_BT), given.thoughts_BT
+        if given.calls is not None:
+            return self._read_on(given, x_BTD, places_BT)
+        if places_BT is None:
+            return given.run(x_BTD, given.segments_BT)
+        if self.jacobi is not None:
+            return rounds(self, given, x_BTD, places_BT, self.jacobi)
+        if given.record or runs_step_by_step():
+            return one_by_one(self, given, x_BTD, places_BT)
+        begin = partial(self.init_memory, device=x_BTD.device, dtype=x_BTD.dtype)
+        return unrolled(self._read_on, begin, given, x_BTD, places_BT)
+
+    def init_memory(self, batch: int, device: torch.device | str, dtype: torch.dtype) -> LastHidden:
+        """Return a hidden state of zeros for each row."""
+        zeros_BD = torch.zeros(batch, self.dim, device=device, dtype=dtype)
+        return LastHidden(*empty_counters(batch, device), zeros_BD)
+
+    def cost(self, at: CostAt, context: int, sizes: Sizes) -> Cost:
+        """A position's, and the hidden state that is remembered."""
+        return at(context) + Cost(state_bytes=4 * sizes.dim)
+
+    def thought_rounds(self) -> int:
+        """One, or each Jacobi round and the last reading."""
+        return 1 if self.jacobi is None else self.jacobi + 1
+
+    def serial_thoughts(self, thoughts: int) -> int:
+        """One after the other; or in rounds, in which all thoughts run side by side."""
+        return thoughts if self.jacobi is None else self.thought_rounds() * bool(thoughts)
+
+    def training_passes(self, thoughts: int) -> int:
+        """One; with Jacobi rounds one more for each."""
+        return 1 if self.jacobi is None or not thoughts else self.jacobi + 1
+
+    def _read_on(self, given: Reading, x_BTD: Tensor, places_BT: Tensor | None) -> Thought:
+        """Read with a state, in pieces: words as they come, thoughts one by one or in rounds."""
+        parts: list[Thought] = []
+        for piece, thinking in pieces(places_BT, x_BTD.shape[1], by_one=self.jacobi is None):
+            part = self._read_piece(given, x_BTD, places_BT, piece, thinking)
+            parts.append(part)
+            given.memory.hidden_BD = part.hidden_BTD[:, -1].to(given.memory.hidden_BD.dtype)
+        return joined_in_time(parts) if len(parts) > 1 else parts[0]
+
+    def _read_piece(
+        self,
+        given: Reading,
+        x_BTD: Tensor,
+        places_BT: Tensor | None,
+        piece: slice,
+        thinking: bool,
+    ) -> Thought:
+        """Read one piece; `thinking` says whether a thought stands in it."""
+        x_BTD = x_BTD[:, piece]
+        segments_BT = None if given.segments_BT is None else given.segments_BT[:, piece]
+        calls = given.calls
+        assert calls is not None
+        if not thinking:
+            return given.run(x_BTD, segments_BT, calls)
+        assert places_BT is not None
+        here_BT1 = places_BT[:, piece, None]
+        every = torch.arange(len(x_BTD), device=x_BTD.device)
+        before_B1D = given.memory.hidden_BD[:, None].to(x_BTD.dtype)
+        if self.jacobi is None:
+            made_BTD = self._made(before_B1D, given)
+            return given.run(torch.where(here_BT1, made_BTD, x_BTD), segments_BT, calls)
+        inputs_BTD = torch.where(here_BT1, self.first_input(x_BTD), x_BTD)
+        for _ in range(self.jacobi):
+            lent = [call.take(every) for call in calls]
+            hidden_BTD = given.run(inputs_BTD, segments_BT, lent).hidden_BTD
+            previous_BTD = torch.cat([before_B1D, hidden_BTD[:, :-1]], dim=1)
+            inputs_BTD = torch.where(here_BT1, self._made(previous_BTD, given), x_BTD)
+        return given.run(inputs_BTD, segments_BT, calls)
+
+    def _made(self, hidden_BTD: Tensor, given: Reading) -> Tensor:
+        return self.next_input(hidden_BTD.flatten(0, 1), given).view_as(hidden_BTD)
+
+
+def rounds(
+    latent: FedSlots, given: Reading, x_BTD: Tensor, places_BT: Tensor, count: int
+) -> Thought:
+    """Make all thoughts anew in each round, from the hidden states of the round before.
+
+    After `count` rounds the first `count` thoughts of every document are what they would be one
+    after the other (a Jacobi iteration of a causal system is exact from the front).
+    """
+    inputs_BTD = torch.where(places_BT[..., None], latent.first_input(x_BTD), x_BTD)
+    parts = []
+    for _ in range(count):
+        parts.append(given.run(inputs_BTD, given.segments_BT))
+        inputs_BTD = filled(latent, given, x_BTD, places_BT, parts[-1].hidden_BTD)
+    parts.append(given.run(inputs_BTD, given.segments_BT))
+    return replace(parts[-1], losses=mean_losses(parts))
+
+
+def filled(
+    latent: FedSlots, given: Reading, x_BTD: Tensor, places_BT: Tensor, hidden_BTD: Tensor
+) -> Tensor:
+    """Put the thoughts that follow these hidden states into some places."""
+    rows, times = places_BT.nonzero(as_tuple=True)
+    made_ND = latent.next_input(hidden_BTD[rows, (times - 1).clamp(min=0)], given)
+    return x_BTD.index_put((rows, times), made_ND.to(x_BTD.dtype))
+
+
+def one_by_one(latent: FedSlots, given: Reading, x_BTD: Tensor, places_BT: Tensor) -> Thought:
+    """Fill one thought of every document at a time, each from a pass over everything.
+
+    The plain twin of `unrolled`.
+    """
+    numbers_BT = numbered(places_BT)
+    inputs_BTD = torch.where(places_BT[..., None], latent.first_input(x_BTD), x_BTD)
+    parts = []
+    for number in range(1, int(numbers_BT.max()) + 1):
+        parts.append(given.run(inputs_BTD, given.segments_BT))
+        now_BT = numbers_BT == number
+        inputs_BTD = filled(latent, given, inputs_BTD, now_BT, parts[-1].hidden_BTD)
+    parts.append(given.run(inputs_BTD, given.segments_BT))
+    return replace(parts[-1], losses=mean_losses(parts))
