@@ -5,6 +5,7 @@ Legend: B batch, T time, D width, V vocabulary.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,10 +16,10 @@ from .cost import Cost, linear_flops
 from .depth.depth import Asked, Depth, Trajectory
 from .depth.draws import Draws
 from .depth.stop import Stop
-from .latent.latent import CostAt, Reading, Sizes, Thought
+from .latent.latent import CostAt, LatentSite, Reading, Sizes, Thought
 from .layers import RMSNorm
 from .mixer import Mixer
-from .stack import make_blocks
+from .stack import make_blocks, make_more_blocks
 
 
 @dataclass
@@ -104,7 +105,9 @@ class Backbone(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
         blocks, order = make_blocks(config)
         self.depth = config.depth.build(blocks, config.dim, order)
-        self.latent = config.latent.build(config.dim)
+        self.latent = config.latent.build(
+            LatentSite(config.dim, config.vocab_size, partial(make_more_blocks, config))
+        )
         self.norm = RMSNorm(config.dim)
         self.head = nn.Linear(config.dim, config.vocab_size, bias=False)
         if config.tie_embeddings:
@@ -135,6 +138,7 @@ class Backbone(nn.Module):
         draws: Draws | None = None,
         stop: Stop | None = None,
         gradient_loops: int | None = None,
+        layers: bool = False,
     ) -> Output:
         """Read tokens.
 
@@ -151,6 +155,7 @@ class Backbone(nn.Module):
             stop: when tokens stop; None is the state's rule, or else the depth's default. In
                 training none does.
             gradient_loops: last loops that a training step differentiates; None is the depth's.
+            layers: keep what every block call returns in the trajectory.
 
         Raises:
             ValueError: on a loop count or rule that can't be run, or isn't the state's.
@@ -162,7 +167,7 @@ class Backbone(nn.Module):
         count = self.depth.resolve_loops(loops)
         if draws is not None and loops is None:
             count = max(self.depth.counts(draws))
-        asked = Asked(count, record, draws, stop, self._read, gradient_loops)
+        asked = Asked(count, record, draws, stop, self._read, gradient_loops, layers)
 
         reading = Reading(
             tokens_BT,

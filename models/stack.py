@@ -17,6 +17,16 @@ from .mlps.mlp import MLP
 from .parallel import Parallel
 
 
+def make_more_blocks(config: BackboneConfig, layout: str, num_layers: int) -> nn.ModuleList:
+    """Make further blocks like a backbone's own, of another layout, beside its depth.
+
+    Raises:
+        ValueError: on impossible settings, naming the key.
+    """
+    own = replace(config, layout=layout, num_layers=num_layers, overrides={})
+    return make_blocks(own)[0]
+
+
 @dataclass(frozen=True)
 class _Place:
     """A layer to be built: what the layout says of it, where it is, what is overridden there."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..block import Shared
 from ..segments import row_means
-from .depth import Asked, Trajectory
+from .depth import LAYERS, Asked, Trajectory
 from .going import (
     Group,
     Reuse,
@@ -175,7 +175,7 @@ class Cycles:
     def _inside(self, group: Group) -> Given:
         """What the blocks are handed for a group alone."""
         given = self.given
-        shared = {name: group.pick(x) for name, x in given.shared.items()}
+        shared = {k: group.pick(x) for k, x in given.shared.items() if k != LAYERS}
         entry = group.pick(given.entry_BTD)
         return replace(given, entry_BTD=entry, segments_BT=group.segments_GM, shared=shared)
 

@@ -17,6 +17,9 @@ from .draws import Draws
 from .going import Reuse
 from .stop import Stop
 
+LAYERS = "*layers"
+"""Where a pass keeps what its layers return: no mixer can be called so."""
+
 
 @dataclass
 class DepthConfig(ABC):
@@ -47,6 +50,7 @@ class Asked:
         stop: when tokens stop; in training none does.
         read: hidden states to logits, for the rules that ask what a token would say.
         gradient_loops: last loops that a training step differentiates, in place of the depth's own.
+        layers: keep what every block call returns.
     """
 
     loops: int
@@ -55,6 +59,11 @@ class Asked:
     stop: Stop = field(default_factory=Stop)
     read: Callable[[Tensor], Tensor] | None = None
     gradient_loops: int | None = None
+    layers: bool = False
+
+    def begin_shared(self) -> Shared:
+        """Return what layers hand on in this pass: nothing yet."""
+        return {LAYERS: []} if self.layers else {}
 
 
 @dataclass
@@ -71,6 +80,7 @@ class Trajectory:
         losses: auxiliary losses of a training step by name, means over rows.
         finish: a recorded state to what follows the loops.
         step: the last loop again, from another state.
+        layers: what each block call returned, in order, where that was asked for.
     """
 
     loops: int
@@ -81,6 +91,7 @@ class Trajectory:
     losses: dict[str, Tensor] = field(default_factory=dict)
     finish: Callable[[Tensor], Tensor] = lambda hidden_BTD: hidden_BTD
     step: Callable[[Tensor], Tensor] | None = None
+    layers: list[Tensor] = field(default_factory=list)
 
 
 class Depth(nn.Module, ABC):
@@ -219,6 +230,8 @@ class Depth(nn.Module, ABC):
             x_BTD, new = block(x_BTD, segments_BT, given, shared, feed, mix)
             if state is not None:
                 state[call] = new
+            if LAYERS in shared:
+                shared[LAYERS].append(x_BTD)
         return x_BTD
 
     def block(self, layer: int) -> Block:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .depth import Asked, Depth, DepthConfig, Trajectory
+from .depth import LAYERS, Asked, Depth, DepthConfig, Trajectory
 
 
 @dataclass
@@ -40,6 +40,8 @@ class FixedDepth(Depth):
         asked: Asked,
     ) -> tuple[Tensor, list[Any] | None, Trajectory]:
         """Run the stack once."""
-        x_BTD = self._run(range(len(self.order)), x_BTD, segments_BT, state, 0, {})
-        trajectory = Trajectory(1, len(self.order), [x_BTD] if asked.record else [])
+        shared = asked.begin_shared()
+        x_BTD = self._run(range(len(self.order)), x_BTD, segments_BT, state, 0, shared)
+        states = [x_BTD] if asked.record else []
+        trajectory = Trajectory(1, len(self.order), states, layers=shared.get(LAYERS, []))
         return x_BTD, state, trajectory

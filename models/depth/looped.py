@@ -25,7 +25,7 @@ from ..layers import RMSNorm
 from .adaptive_config import check_stop
 from .count import grown
 from .cycles import Cycles, Given
-from .depth import Asked, Trajectory
+from .depth import LAYERS, Asked, Trajectory
 from .draws import Draws
 from .halting import HALTINGS
 from .injection import INJECTIONS
@@ -164,7 +164,7 @@ class LoopedDepth(LoopCosts):
     ) -> tuple[Tensor, list[Any] | None, Trajectory]:
         """Run prelude, loops and coda."""
         loops = asked.loops
-        trajectory, shared = Trajectory(loops, len(self.calls(loops))), {}
+        trajectory, shared = Trajectory(loops, len(self.calls(loops))), asked.begin_shared()
         entry_BTD = self.entry_norm(self._run(self.prelude, x_BTD, segments_BT, state, 0, shared))
         given = Given(entry_BTD, segments_BT, state, shared)
         if self.config.order == "sequence":
@@ -175,6 +175,7 @@ class LoopedDepth(LoopCosts):
             self._add_ways_on(given, asked, trajectory)
         call = self.calls_of_all(loops).stop
         hidden_BTD = self._run(self.coda, hidden_BTD, segments_BT, state, call, shared)
+        trajectory.layers = shared.get(LAYERS, [])
         return hidden_BTD, state, trajectory
 
     def _add_ways_on(self, given: Given, asked: Asked, trajectory: Trajectory) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..cost import Cost, total
 from ..layers import RMSNorm
-from .depth import Asked, Depth, DepthConfig, Trajectory
+from .depth import LAYERS, Asked, Depth, DepthConfig, Trajectory
 from .start import STARTS, check_learned_start
 
 
@@ -120,7 +120,7 @@ class NestedDepth(Depth):
     ) -> tuple[Tensor, list[Any] | None, Trajectory]:
         """Run prelude, nested loops and coda."""
         loops, draws = asked.loops, asked.draws
-        trajectory, shared = Trajectory(loops, len(self.calls(loops))), {}
+        trajectory, shared = Trajectory(loops, len(self.calls(loops))), asked.begin_shared()
         entry_BTD = self.entry_norm(self._run(self.prelude, x_BTD, segments_BT, state, 0, shared))
         low, high = (start(entry_BTD, draws) for start in (self.low_start, self.high_start))
         learns = draws is not None and torch.is_grad_enabled()
@@ -138,6 +138,7 @@ class NestedDepth(Depth):
             if asked.record:
                 trajectory.states.append(high)
         hidden_BTD = self._run(self.coda, high, segments_BT, state, call, shared)
+        trajectory.layers = shared.get(LAYERS, [])
         return hidden_BTD, state, trajectory
 
     def forward_only_cost(self, length: int, loops: int, window: int | None = None) -> Cost:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..layers import RMSNorm
 from .fed import FedSlots
-from .latent import Reading
+from .latent import LatentSite, Reading
 from .slots import SlotConfig
 
 PROJECTIONS = ("none", "mlp")
@@ -36,7 +36,7 @@ class FeedbackConfig(SlotConfig):
     jacobi: int | None = None
     projection: str = "none"
 
-    def build(self, dim: int) -> "Feedback":
+    def build(self, site: LatentSite) -> "Feedback":
         """Make the module; ValueError on impossible settings."""
         self.check_thoughts()
         if self.jacobi is not None and self.jacobi < 1:
@@ -48,7 +48,7 @@ class FeedbackConfig(SlotConfig):
             raise ValueError(
                 f"latent.projection={self.projection} is not known: choose none or mlp"
             )
-        return Feedback(dim, self)
+        return Feedback(site.dim, self)
 
 
 class Feedback(FedSlots):

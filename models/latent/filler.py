@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .latent import Reading
+from .latent import LatentSite, Reading
 from .slots import FixedSlots, SlotConfig
 
 
@@ -19,7 +19,7 @@ class FillerConfig(SlotConfig):
 
     kind: str = "filler"
 
-    def build(self, dim: int) -> "Filler":
+    def build(self, site: LatentSite) -> "Filler":
         """Make the module; ValueError on impossible settings."""
         self.check_thoughts()
         return Filler()

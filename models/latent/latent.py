@@ -19,6 +19,22 @@ THOUGHT = 3
 """The role of a thought's place, as in a corpus (`data.roles.Role`)."""
 
 
+@dataclass(frozen=True)
+class LatentSite:
+    """Where a latent scheme is to stand.
+
+    Attributes:
+        dim: model width.
+        vocab_size: rows of the embedding.
+        make_blocks: makes further blocks of the backbone's kind, by a layout such as "2*mamba2"
+            and how many layers it is repeated to fill.
+    """
+
+    dim: int
+    vocab_size: int
+    make_blocks: Callable[[str, int], nn.ModuleList]
+
+
 @dataclass
 class LatentConfig(ABC):
     """Settings of one latent scheme; a subclass adds its own and names itself.
@@ -32,8 +48,8 @@ class LatentConfig(ABC):
     kind: str = ""
 
     @abstractmethod
-    def build(self, dim: int) -> "Latent":
-        """Make the module for a backbone of width `dim`; ValueError on impossible settings."""
+    def build(self, site: LatentSite) -> "Latent":
+        """Make the module; raises ValueError on settings that are impossible at this site."""
 
     def slots(self, thoughts: int | None = None) -> int:
         """Return the positions that so many thoughts take (None is its own number of them)."""
@@ -215,6 +231,7 @@ def joined_in_time(parts: list[Thought]) -> Thought:
         states=_end_to_end([part.trajectory.states for part in parts]),
         exits_BT=torch.cat(known, dim=1) if len(known) == len(parts) else None,
         halts=_end_to_end([part.trajectory.halts for part in parts]),
+        layers=_end_to_end([part.trajectory.layers for part in parts]),
     )
     return Thought(torch.cat([p.hidden_BTD for p in parts], dim=1), trajectory, mean_losses(parts))
 

@@ -5,7 +5,7 @@ Legend: B batch, T time.
 
 from dataclasses import dataclass
 
-from .latent import Latent, LatentConfig, Reading, Thought
+from .latent import Latent, LatentConfig, LatentSite, Reading, Thought
 
 
 @dataclass
@@ -18,7 +18,7 @@ class NoLatentConfig(LatentConfig):
 
     kind: str = "none"
 
-    def build(self, dim: int) -> "NoLatent":
+    def build(self, site: LatentSite) -> "NoLatent":
         """Make the module."""
         return NoLatent()
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .latent import Reading
+from .latent import LatentSite, Reading
 from .slots import FixedSlots, SlotConfig
 
 
@@ -20,10 +20,10 @@ class PauseConfig(SlotConfig):
 
     kind: str = "pause"
 
-    def build(self, dim: int) -> "Pause":
+    def build(self, site: LatentSite) -> "Pause":
         """Make the module; ValueError on impossible settings."""
         self.check_thoughts()
-        return Pause(dim)
+        return Pause(site.dim)
 
 
 class Pause(FixedSlots):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .fed import FedSlots
-from .latent import Reading, Sizes
+from .latent import LatentSite, Reading, Sizes
 from .slots import SlotConfig
 
 
@@ -29,12 +29,12 @@ class SoftConfig(SlotConfig):
     kind: str = "soft"
     temperature: float = 1.0
 
-    def build(self, dim: int) -> "Soft":
+    def build(self, site: LatentSite) -> "Soft":
         """Make the module; ValueError on impossible settings."""
         self.check_thoughts()
         if not self.temperature > 0:
             raise ValueError(f"latent.temperature={self.temperature} must be above 0")
-        return Soft(dim, self.temperature)
+        return Soft(site.dim, self.temperature)
 
 
 class Soft(FedSlots):

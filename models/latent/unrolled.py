@@ -8,7 +8,7 @@ mixer and depth that keeps a state, packed rows or not; gradients flow through t
 Legend: B batch, T time, D width, N documents, L positions of the longest head or tail.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,12 +31,14 @@ class Layout:
         head_real_NL: where `head_NL` holds a position of the document.
         tail_NL: the same of what follows, aligned at the left.
         tail_real_NL: where `tail_NL` holds a position of the document.
+        positions: of the flattened batch.
     """
 
     head_NL: Tensor
     head_real_NL: Tensor
     tail_NL: Tensor
     tail_real_NL: Tensor
+    positions: int
 
     @classmethod
     def of(cls, segments_BT: Tensor | None, places_BT: Tensor) -> "Layout":
@@ -64,7 +66,16 @@ class Layout:
             head_NL >= starts_N[:, None],
             tail_NL.clamp(max=rows * length - 1),
             tail_NL < ends_N[:, None],
+            rows * length,
         )
+
+    def back(self, pieces: Sequence[Tensor]) -> Tensor:
+        """Put heads, and tails if there are any, `[N, L, D]`, back: `[B T, D]`, padding zero."""
+        real = [self.head_real_NL, self.tail_real_NL][: len(pieces)]
+        at = [self.head_NL, self.tail_NL][: len(pieces)]
+        places = torch.cat([a[r] for a, r in zip(at, real, strict=True)])
+        found = torch.cat([piece[r] for piece, r in zip(pieces, real, strict=True)])
+        return found.new_zeros(self.positions, found.shape[-1]).index_put((places,), found)
 
     @property
     def longest(self) -> int:
@@ -115,17 +126,16 @@ def unrolled(
     calls, memory = given.run.fresh(documents, laid.longest), begin(documents)
     given = replace(given, run=_CopyingRun(given.run), calls=calls, memory=memory)
     thinks_NL = places_BT.flatten()[laid.head_NL] & laid.head_real_NL
-    head = _read(read_on, given, flat_XD, laid.head_NL, laid.head_real_NL, thinks_NL)
-    parts, places = [head], [laid.head_NL[laid.head_real_NL]]
-    found = [head.hidden_BTD[laid.head_real_NL]]
+    parts = [_read(read_on, given, flat_XD, laid.head_NL, laid.head_real_NL, thinks_NL)]
     if laid.tail_NL.shape[1]:
-        tail = _read(read_on, given, flat_XD, laid.tail_NL, laid.tail_real_NL, None)
-        parts.append(tail)
-        places.append(laid.tail_NL[laid.tail_real_NL])
-        found.append(tail.hidden_BTD[laid.tail_real_NL])
-    blank_XD = torch.zeros_like(flat_XD, dtype=found[0].dtype)
-    hidden_XD = blank_XD.index_put((torch.cat(places),), torch.cat(found))
-    return Thought(hidden_XD.view_as(x_BTD), parts[-1].trajectory, mean_losses(parts))
+        parts.append(_read(read_on, given, flat_XD, laid.tail_NL, laid.tail_real_NL, None))
+
+    def back(pieces: Sequence[Tensor]) -> Tensor:
+        return laid.back(pieces).view_as(x_BTD)
+
+    layers = zip(*(part.trajectory.layers for part in parts), strict=True)
+    trajectory = replace(parts[-1].trajectory, layers=[back(each) for each in layers])
+    return Thought(back([part.hidden_BTD for part in parts]), trajectory, mean_losses(parts))
 
 
 def _read(

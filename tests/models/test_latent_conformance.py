@@ -211,4 +211,4 @@ def test_impossible_numbers_are_refused(scheme: str) -> None:
     config = type(SCHEMES[scheme])(thoughts=-1)  # pyright: ignore[reportCallIssue]
     assert isinstance(config, SlotConfig)
     with pytest.raises(ValueError, match=r"latent\.thoughts=-1 must be at least 0"):
-        config.build(16)
+        made(config)
