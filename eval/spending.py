@@ -60,7 +60,8 @@ class Meter:
         self._thought = lru_cache(maxsize=None)(
             lambda context: backbone.thought_cost(context, loops)
         )
-        self._calls = backbone.block_calls_per_position(loops)
+        self._calls = len(depth.calls(self._loops))
+        self._serial = depth.cost(1, self._loops).serial_steps
         self._flops_up_to = [0.0]
 
     def spend(self, samples: Sequence[Generation]) -> Spending:
@@ -86,11 +87,13 @@ class Meter:
         read = prompt + thoughts
         flops = sum(self._decode_flops(read, sample.final_context) for sample in samples)
         flops += sum(self._thought(context).flops for context in range(prompt + 1, read + 1))
-        serial = 1 + self._latent.serial_thoughts(thoughts) + max(decoded)
+        latent, each = self._latent, self._latent.passes_per_position()
+        passes = prompt * latent.prompt_passes() + self._thought_steps(samples)
+        serial = latent.prompt_serial(prompt) + latent.serial_thoughts(thoughts)
         return _Ran(
-            block_calls=(prompt + self._thought_steps(samples) + sum(decoded)) * self._calls,
+            block_calls=(passes + each * sum(decoded)) * self._calls,
             model_flops=self._prefill(prompt).flops + flops,
-            serial_steps=round(serial * self._at(prompt).serial_steps),
+            serial_steps=round((serial + each * max(decoded)) * self._serial),
             **self._looped(float(self._loops), float(self._loops)),
         )
 

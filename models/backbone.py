@@ -169,18 +169,9 @@ class Backbone(nn.Module):
             count = max(self.depth.counts(draws))
         asked = Asked(count, record, draws, stop, self._read, gradient_loops, layers)
 
-        reading = Reading(
-            tokens_BT,
-            segments_BT,
-            roles_BT,
-            self.embedding,
-            self._blend,
-            _Run(self.depth, self.norm, asked),
-            self.head,
-            None if state is None else state.calls,
-            None if state is None else state.latent,
-            record,
-        )
+        own = (None, None) if state is None else (state.calls, state.latent)
+        run, read = _Run(self.depth, self.norm, asked), (tokens_BT, segments_BT, roles_BT)
+        reading = Reading(*read, self.embedding, self._blend, run, self.head, *own, record)
         thought = self.latent(reading)
         after = thought.trajectory.finish
         return Output(

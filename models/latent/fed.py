@@ -4,7 +4,7 @@ Legend: B batch, T time, D width, N thoughts.
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from ..cost import Cost
 from ..ops.twin import runs_step_by_step
 from ..state import State, empty_counters
-from .latent import CostAt, Latent, Reading, Sizes, Thought, joined_in_time, mean_losses
+from .latent import CostAt, Latent, Reading, Sizes, Thought, joined_in_time, last_of
 from .slots import numbered, pieces
 from .unrolled import unrolled
 
@@ -138,7 +138,7 @@ def rounds(
         parts.append(given.run(inputs_BTD, given.segments_BT))
         inputs_BTD = filled(latent, given, x_BTD, places_BT, parts[-1].hidden_BTD)
     parts.append(given.run(inputs_BTD, given.segments_BT))
-    return replace(parts[-1], losses=mean_losses(parts))
+    return last_of(parts)
 
 
 def filled(
@@ -163,4 +163,4 @@ def one_by_one(latent: FedSlots, given: Reading, x_BTD: Tensor, places_BT: Tenso
         now_BT = numbers_BT == number
         inputs_BTD = filled(latent, given, inputs_BTD, now_BT, parts[-1].hidden_BTD)
     parts.append(given.run(inputs_BTD, given.segments_BT))
-    return replace(parts[-1], losses=mean_losses(parts))
+    return last_of(parts)

@@ -155,6 +155,11 @@ class Sizes:
         """FLOPs of an expected embedding, its logits not counted."""
         return 2 * self.dim * self.vocab_size
 
+    @property
+    def blend_bytes(self) -> int:
+        """Bytes of the weights that an expected embedding reads: norm, head and embedding."""
+        return 4 * (self.dim + 2 * self.dim * self.vocab_size)
+
 
 CostAt = Callable[[int], Cost]
 """Cost of one position that sees so many, or of reading so many at once: of the depth alone."""
@@ -220,6 +225,14 @@ class Latent(nn.Module, ABC):
         """Times that one token takes all calls of the depth."""
         return 1
 
+    def prompt_passes(self) -> int:
+        """Times that a token of a prompt takes all calls of the depth."""
+        return self.passes_per_position()
+
+    def prompt_serial(self, length: int) -> int:
+        """Runs of the depth that wait for one another while a prompt is read."""
+        return self.passes_per_position()
+
 
 def joined_in_time(parts: list[Thought]) -> Thought:
     """Put pieces of the same rows, read one after the other, together."""
@@ -234,6 +247,14 @@ def joined_in_time(parts: list[Thought]) -> Thought:
         layers=_end_to_end([part.trajectory.layers for part in parts]),
     )
     return Thought(torch.cat([p.hidden_BTD for p in parts], dim=1), trajectory, mean_losses(parts))
+
+
+def last_of(parts: list[Thought]) -> Thought:
+    """Return the last of several passes over the same positions; all of their calls were made."""
+    trajectory = parts[-1].trajectory
+    calls = sum(part.trajectory.block_calls for part in parts)
+    made = replace(trajectory, block_calls=calls)
+    return Thought(parts[-1].hidden_BTD, made, mean_losses(parts))
 
 
 def mean_losses(parts: list[Thought]) -> dict[str, Tensor]:

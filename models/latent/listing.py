@@ -5,6 +5,8 @@ from .filler import FillerConfig
 from .latent import LatentConfig
 from .none import NoLatentConfig
 from .pause import PauseConfig
+from .ponder import PonderConfig
+from .ponder2 import Ponder2Config
 from .soft import SoftConfig
 
 LATENTS: dict[str, type[LatentConfig]] = {
@@ -13,4 +15,6 @@ LATENTS: dict[str, type[LatentConfig]] = {
     "filler": FillerConfig,
     "feedback": FeedbackConfig,
     "soft": SoftConfig,
+    "ponder": PonderConfig,
+    "ponder2": Ponder2Config,
 }

@@ -14,6 +14,8 @@ from models.cost import Cost
 from models.depth.depth import Trajectory
 from models.depth.fixed import FixedDepth, FixedDepthConfig
 from models.depth.looped import LoopedDepthConfig
+from models.latent.latent import Sizes
+from models.latent.none import NoLatent, NoLatentConfig
 from models.mixers.attention import AttentionConfig
 from models.mixers.gated_delta import GatedDeltaNetConfig
 
@@ -37,11 +39,17 @@ class ScriptState:
 
 
 class ScriptedDepth(FixedDepth):
-    """A depth of nothing, with a loop count where it is adjustable."""
+    """A depth of nothing that costs two calls a loop; its count is a choice if it is adjustable."""
 
     def __init__(self, adjustable: bool) -> None:
         super().__init__(nn.ModuleList())
         self.adjustable = adjustable
+
+    def calls(self, loops: int) -> list[int]:
+        return [0, 0] * loops
+
+    def cost(self, context: int, loops: int) -> Cost:
+        return Cost(serial_steps=2 * loops)
 
 
 class ScriptedBackbone(nn.Module):
@@ -58,7 +66,8 @@ class ScriptedBackbone(nn.Module):
             for prompt, script in scripts.items()
         }
         self.depth = ScriptedDepth(adjustable)
-        self.config = SimpleNamespace(vocab_size=TOKENIZER.vocab_size)
+        self.config = SimpleNamespace(vocab_size=TOKENIZER.vocab_size, latent=NoLatentConfig())
+        self.latent, self.sizes = NoLatent(), Sizes(1, TOKENIZER.vocab_size)
         self.readout_flops = 0
         self.calls: list[tuple[int, int, int | None]] = []
         self.causal = True
@@ -67,9 +76,14 @@ class ScriptedBackbone(nn.Module):
         return ScriptState([[] for _ in range(batch)], max_len)
 
     def forward(
-        self, tokens_BT: Tensor, segments_BT: Tensor | None, state: ScriptState, loops: int | None
+        self,
+        tokens_BT: Tensor,
+        segments_BT: Tensor | None,
+        state: ScriptState,
+        loops: int | None,
+        roles_BT: Tensor | None = None,
     ) -> Output:
-        assert not self.training
+        assert not self.training and roles_BT is None
         self.calls.append((*tokens_BT.shape, loops))
         logits_BTV = torch.zeros(*tokens_BT.shape, TOKENIZER.vocab_size)
         for row, tokens in enumerate(tokens_BT.tolist()):

@@ -88,7 +88,7 @@ def test_a_fixed_depth_leaves_out_loop_counts_and_rules() -> None:
     asked = BudgetConfig(loops=[None, 1, 2], stops=[None, "none", "kl:0.1"]).budgets()
     assert fitting(asked, backbone()) == [Budget()]
     assert fitting([Budget(loops=1)], backbone()) == []
-    assert fitting([Budget(latent_steps=2)], backbone(loops=1)) == []
+    assert fitting([Budget("full", latent_steps=2)], backbone(loops=1)) == []
 
 
 def test_the_same_loop_count_or_rule_is_not_run_twice() -> None:
