@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data.batch import Batch
 from models.backbone import Output
 from models.depth.depth import Trajectory
 from models.depth.draws import Draws, key_of
 from models.depth.halting import exit_probabilities
 from models.segments import row_means
 
-from .loss import position_losses
+from .loss import position_losses, target_places
 from .objective_config import ObjectiveConfig
 
 STEP = 1e-2
@@ -37,6 +38,13 @@ class Targets:
     places_N: Tensor
     tokens_N: Tensor
     weights_N: Tensor
+
+    @classmethod
+    def of(cls, batch: Batch) -> "Targets":
+        """Return the targets of a batch."""
+        places_N = target_places(batch.loss_BT)
+        tokens_N, weights_N = batch.targets_BT.flatten(), batch.loss_BT.flatten()
+        return cls(places_N, tokens_N[places_N], weights_N[places_N])
 
     def at(self, x: Tensor) -> Tensor:
         """Return what stands at these positions of `[B, T, ...]`."""

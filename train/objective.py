@@ -13,7 +13,9 @@ from data.roles import Role
 from models.backbone import Backbone, Output
 from models.depth.depth import Trajectory
 from models.depth.draws import Draws
+from models.latent.distilled import DistilledConfig
 
+from .distillation import distance
 from .fill import fill_in
 from .loop_losses import (
     ExtraPass,
@@ -24,7 +26,7 @@ from .loop_losses import (
     progressive_pass,
     short_pass,
 )
-from .loss import position_losses, target_places
+from .loss import position_losses
 from .objective_config import READS_LOOPS, ObjectiveConfig
 
 
@@ -68,26 +70,43 @@ class Objective(nn.Module):
             batch = with_words_of_thoughts(batch, config.thoughts, self.mask_id)
         over = "final" if draws is None else config.resolve_over(self.backbone)
         needs_states = draws is not None and (over in READS_LOOPS or config.jacobian > 0)
-        output = self._run(batch, draws, record or needs_states, loops)
+        taught = batch.written if draws is not None else None
+        output = self._run(batch, draws, record or needs_states, loops, layers=taught is not None)
         self.recorded = output.trajectory if record else None
-        places_N = target_places(batch.loss_BT)
-        targets = Targets(
-            places_N, batch.targets_BT.flatten()[places_N], batch.loss_BT.flatten()[places_N]
-        )
+        targets = Targets.of(batch)
         if over == "final":
             total = _final(output, targets, config)
         else:
             total = loss_over_loops(output, targets, config, over)
         auxiliary = sum(output.losses.values())
+        written = 0.0
+        if taught is not None:
+            written, apart = self._taught(batch, taught, config, draws, loops, output)
+            auxiliary = auxiliary + apart
         if draws is not None:
             total = self._with_more_passes(total, batch, targets, config, draws, output)
             if config.jacobian:
                 stiffness = jacobian_norm(output.trajectory, batch.segments_BT, draws)
                 total = (1 - config.jacobian) * total
                 auxiliary = auxiliary + config.jacobian * stiffness
-        # A batch in which nothing is a target (all is masked) has nothing to learn: its loss is 0.
-        mean = total / batch.denominator.clamp(min=torch.finfo(torch.float32).tiny)
-        return mean + share * auxiliary
+        return _mean(total, batch) + written + share * auxiliary
+
+    def _taught(
+        self,
+        batch: Batch,
+        written: Batch,
+        config: ObjectiveConfig,
+        draws: Draws | None,
+        loops: int | None,
+        output: Output,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the teacher's loss, and how far the student is from it, each as it counts."""
+        latent = self.backbone.config.latent
+        assert isinstance(latent, DistilledConfig)
+        teacher = self._run(written, draws, False, loops, layers=True)
+        own = _mean(_final(teacher, Targets.of(written), config), written)
+        apart = distance(output.trajectory, teacher.trajectory, batch, written)
+        return latent.teacher * own, latent.distill * apart
 
     def _run(
         self,
@@ -96,6 +115,7 @@ class Objective(nn.Module):
         record: bool,
         loops: int | None,
         window: int | None = None,
+        layers: bool = False,
     ) -> Output:
         return self.backbone(
             batch.tokens_BT,
@@ -105,6 +125,7 @@ class Objective(nn.Module):
             record=record,
             draws=draws,
             gradient_loops=window,
+            layers=layers,
         )
 
     def _with_more_passes(
@@ -143,6 +164,11 @@ def extra_passes(config: ObjectiveConfig, draws: Draws, loops: int) -> list[Extr
     """Return the further passes of a training step, for what they cost."""
     found = [progressive_pass(draws, loops)] if config.progressive else []
     return found + ([short_pass(draws, loops)] if config.consistency else [])
+
+
+def _mean(total: Tensor, batch: Batch) -> Tensor:
+    """A sum of losses over the weights of the global batch; where nothing is a target it is 0."""
+    return total / batch.denominator.clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def _final(output: Output, targets: Targets, config: ObjectiveConfig) -> Tensor:

@@ -181,11 +181,7 @@ def _data(run: Run) -> CorpusModule:
         return found.stage, found.step, found.steps
 
     config = run.config
-    thinking = thinking_of(
-        [stage.thinking for stage in config.stages],
-        config.backbone.latent,
-        [False for _ in config.stages],
-    )
+    thinking = thinking_of([stage.thinking for stage in config.stages], config.backbone.latent)
     return CorpusModule(
         run.corpus,
         config.trainer.rows_per_step,

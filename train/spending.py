@@ -41,6 +41,8 @@ def training_cost(
         share * times * step_flops(backbone, lengths[kind.thinking], kind)
         for kind, times in steps.items()
     )
+    if backbone.config.latent.needs_written:
+        flops += _teacher_flops(backbone, rows, share, steps)
     tokens = sum(
         share * times * sum(length * n for (length, _), n in lengths[kind.thinking].items())
         for kind, times in steps.items()
@@ -104,6 +106,17 @@ def _kinds_of_steps(backbone: Backbone, config: RunConfig, plan: StagePlan) -> C
         rule = rules[place.stage] if rules[place.stage] != Rule() else None
         kinds[StepKind(loops, extra, reads, objective.jacobian > 0, rule)] += 1
     return kinds
+
+
+def _teacher_flops(
+    backbone: Backbone, rows: PackedRows, share: float, steps: Counter[StepKind]
+) -> float:
+    """Training FLOPs of the passes that read documents with all steps written out."""
+    documents = documents_of(rows, None)
+    return sum(
+        share * times * step_flops(backbone, documents, StepKind(kind.loops))
+        for kind, times in steps.items()
+    )
 
 
 Lengths = Mapping[tuple[int, int], float]

@@ -46,22 +46,19 @@ class ThinkingConfig:
         return Rule(self.steps, latent.slots(self.thoughts))
 
 
-def thinking_of(
-    stages: Sequence[ThinkingConfig], latent: LatentConfig, keep: Sequence[bool]
-) -> list[Thinking | None]:
+def thinking_of(stages: Sequence[ThinkingConfig], latent: LatentConfig) -> list[Thinking | None]:
     """Return what becomes of traces in each stage; None where they stay as they are.
 
     Args:
         stages: of the run, in order.
         latent: the scheme that thinks.
-        keep: for each stage, whether the traces as they were written are wanted as well.
     """
-    rules = [stage.rule(latent) for stage in stages]
+    rules, keep = [stage.rule(latent) for stage in stages], latent.needs_written
     return [
-        Thinking(rule, tuple(rules[:index]), stage.earlier, kept)
-        if rule != Rule() or stage.earlier or kept
+        Thinking(rule, tuple(rules[:index]), stage.earlier, keep)
+        if rule != Rule() or stage.earlier or keep
         else None
-        for index, (rule, stage, kept) in enumerate(zip(rules, stages, keep, strict=True))
+        for index, (rule, stage) in enumerate(zip(rules, stages, strict=True))
     ]
 
 

@@ -41,10 +41,12 @@ class LatentConfig(ABC):
 
     Attributes:
         thinks: whether it has thoughts before an answer, whose number stages and budgets may set.
+        needs_written: whether a training step also reads documents with all steps written out.
         kind: the scheme's name in the list of latents.
     """
 
     thinks: ClassVar[bool] = False
+    needs_written: ClassVar[bool] = False
     kind: str = ""
 
     @abstractmethod

@@ -1,5 +1,6 @@
 """The one list of latent schemes: a new one is one file beside this one and one line here."""
 
+from .distilled import DistilledConfig
 from .feedback import FeedbackConfig
 from .filler import FillerConfig
 from .latent import LatentConfig
@@ -14,6 +15,7 @@ LATENTS: dict[str, type[LatentConfig]] = {
     "pause": PauseConfig,
     "filler": FillerConfig,
     "feedback": FeedbackConfig,
+    "distilled": DistilledConfig,
     "soft": SoftConfig,
     "ponder": PonderConfig,
     "ponder2": Ponder2Config,
