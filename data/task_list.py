@@ -18,7 +18,7 @@ from .tasks.noisy_recall import NoisyRecall
 from .tasks.parity import Parity
 from .tasks.path_star import PathStar
 from .tasks.phop import PHop
-from .tasks.prosqa import ProsQA
+from .tasks.prosqa import ProsQA, SmallProsQA
 from .tasks.selective_copy import SelectiveCopy
 from .tasks.shortest_path import ShortestPath
 from .tasks.small_program import SmallProgram
@@ -59,6 +59,7 @@ TASKS: dict[str, Task] = {
         Sudoku4(),
         Sudoku6(),
         Sudoku9(),
+        SmallProsQA(),
     )
 }
 

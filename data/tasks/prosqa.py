@@ -6,6 +6,7 @@ edges (mean path there: 3.8).
 """
 
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,7 +16,6 @@ from .task import NODES, Problem, Task
 # lead into sinks, and from sources into everything, but never from sink to side or side to source.
 SIDES, SINK, SOURCE = (0, 1), 2, 3
 EXTRA_SHARES = (0.35, 0.35, 0.15, 0.15)
-NUM_EXTRA = 13
 
 
 class ProsQA(Task):
@@ -34,13 +34,14 @@ class ProsQA(Task):
     name = "prosqa"
     capability = "search"
     constant_attains_chance = False
-    levels = (2, 3, 4, 5, 6)
-    beyond = (8, 10)
+    levels: tuple[int, ...] = (2, 3, 4, 5, 6)
+    beyond: tuple[int, ...] = (8, 10)
     highest = 12
+    extra: ClassVar[int] = 13
 
     def draw(self, rng: np.random.Generator, level: int) -> Problem:
         """Grow the graph, name its nodes, choose the root, shuffle edges and candidates."""
-        edges = rng.permutation(grow(rng, level)).tolist()
+        edges = rng.permutation(grow(rng, level, self.extra)).tolist()
         names = [NODES[index] for index in rng.permutation(len(NODES)).tolist()]
         asked, swapped = rng.integers(0, 2, size=2).tolist()
         length = level + 1
@@ -75,31 +76,40 @@ class ProsQA(Task):
         return frozenset(NODES)
 
 
-def grow(rng: np.random.Generator, level: int) -> np.ndarray:
+class SmallProsQA(ProsQA):
+    """ProsQA with 3 nodes beside the two paths instead of 13: what a small backbone can search."""
+
+    name = "prosqa_small"
+    levels = (1, 2, 3, 4)
+    beyond = (5, 6)
+    extra = 3
+
+
+def grow(rng: np.random.Generator, level: int, extra: int) -> np.ndarray:
     """The graph's edges, [E, 2]: two paths of `level` edges, then random ones among those allowed.
 
-    Nodes 0..level are the first path from its root to its target, the next level + 1 the second.
+    There are `extra` nodes beside the paths, and in all as many edges more than nodes. Nodes 0..level are the first path from its root to its target, the next level + 1 the second.
     """
-    num_nodes = 2 * (level + 1) + NUM_EXTRA
-    keys = np.where(allowed_edges(rng, level), rng.random((num_nodes, num_nodes)), np.inf)
+    num_nodes = 2 * (level + 1) + extra
+    keys = np.where(allowed_edges(rng, level, extra), rng.random((num_nodes, num_nodes)), np.inf)
     chosen = np.zeros((num_nodes, num_nodes), dtype=bool)
     path = np.arange(2 * (level + 1)).reshape(2, -1)
     chosen[path[:, :-1], path[:, 1:]] = True
-    attach_extras(keys, chosen)
+    attach_extras(keys, chosen, extra)
     keys[chosen] = np.inf
-    missing = num_nodes + NUM_EXTRA - int(chosen.sum())
+    missing = num_nodes + extra - int(chosen.sum())
     best = np.argpartition(keys, missing, axis=None)[:missing]
     best = best[np.isfinite(keys.ravel()[best])]
     chosen.ravel()[best] = True
     return np.argwhere(chosen)
 
 
-def allowed_edges(rng: np.random.Generator, level: int) -> np.ndarray:
+def allowed_edges(rng: np.random.Generator, level: int, extra: int) -> np.ndarray:
     """[N, N] bool: edges that keep the graph acyclic, the sides apart and the paths shortest."""
     length = level + 1
-    side = np.concatenate((np.repeat(SIDES, length), rng.choice(4, size=NUM_EXTRA, p=EXTRA_SHARES)))
-    depth = np.concatenate((np.tile(np.arange(length), 2), rng.integers(0, length, NUM_EXTRA)))
-    place = np.concatenate((np.tile(np.arange(length) / level, 2), rng.random(NUM_EXTRA)))
+    side = np.concatenate((np.repeat(SIDES, length), rng.choice(4, size=extra, p=EXTRA_SHARES)))
+    depth = np.concatenate((np.tile(np.arange(length), 2), rng.integers(0, length, extra)))
+    place = np.concatenate((np.tile(np.arange(length) / level, 2), rng.random(extra)))
     start, end = side[:, None], side[None, :]
     keeps_sides = (start == end) | (end == SINK) | (start == SOURCE)
     # An edge gains at most one of depth, so no path from depth 0 to `level` is shorter than that.
@@ -107,10 +117,10 @@ def allowed_edges(rng: np.random.Generator, level: int) -> np.ndarray:
     return keeps_sides & keeps_shortest & (place[:, None] < place[None, :])
 
 
-def attach_extras(keys: np.ndarray, chosen: np.ndarray) -> None:
+def attach_extras(keys: np.ndarray, chosen: np.ndarray, extra: int) -> None:
     """Give every extra node one edge, where it may have one, so that it occurs in the question."""
     num_nodes = len(keys)
-    for node in range(num_nodes - NUM_EXTRA, num_nodes):
+    for node in range(num_nodes - extra, num_nodes):
         into, out = int(keys[:, node].argmin()), int(keys[node].argmin())
         start, end = (into, node) if keys[into, node] < keys[node, out] else (node, out)
         if np.isfinite(keys[start, end]):

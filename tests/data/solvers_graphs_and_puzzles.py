@@ -169,6 +169,7 @@ def solve_prosqa(question: str, level: int) -> str:
 
 SOLVERS = {
     "prosqa": solve_prosqa,
+    "prosqa_small": solve_prosqa,
     "path_star": solve_path_star,
     "shortest_path": solve_shortest_path,
     "ancestors": solve_ancestors,
