@@ -3,13 +3,10 @@
 Legend: B batch, T time, D width, V vocabulary, N positions with a target.
 """
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
 from data.batch import Batch
-from data.roles import Role
 from models.backbone import Backbone, Output
 from models.depth.depth import Trajectory
 from models.depth.draws import Draws
@@ -28,6 +25,7 @@ from .loop_losses import (
 )
 from .loss import position_losses
 from .objective_config import READS_LOOPS, ObjectiveConfig
+from .thought_words import words_of_thoughts
 
 
 class Objective(nn.Module):
@@ -66,8 +64,6 @@ class Objective(nn.Module):
         if config.fill:
             assert self.mask_id is not None, "to fill in needs a mask"
             batch = fill_in(batch, self.mask_id)
-        if config.thoughts and draws is not None:
-            batch = with_words_of_thoughts(batch, config.thoughts, self.mask_id)
         over = "final" if draws is None else config.resolve_over(self.backbone)
         needs_states = draws is not None and (over in READS_LOOPS or config.jacobian > 0)
         taught = batch.written if draws is not None else None
@@ -78,6 +74,10 @@ class Objective(nn.Module):
             total = _final(output, targets, config)
         else:
             total = loss_over_loops(output, targets, config, over)
+        if config.thoughts and draws is not None:
+            own = self.backbone.config.latent.words_at_own_place
+            words = words_of_thoughts(batch, config.thoughts, self.mask_id, own)
+            total = total + _final(output, words, config)
         auxiliary = sum(output.losses.values())
         written = 0.0
         if taught is not None:
@@ -150,14 +150,6 @@ class Objective(nn.Module):
             apart = consistency_loss(short.hidden_BTD, output.hidden_BTD, targets)
             total = total + config.consistency * (own + apart)
         return total
-
-
-def with_words_of_thoughts(batch: Batch, weight: float, none_id: int | None) -> Batch:
-    """Weigh the words that thoughts stand for, at the places before them; `none_id` is no word."""
-    before_BT = torch.zeros_like(batch.roles_BT, dtype=torch.bool)
-    before_BT[:, :-1] = batch.roles_BT[:, 1:] == Role.THOUGHT
-    before_BT &= batch.targets_BT != none_id
-    return replace(batch, loss_BT=batch.loss_BT.masked_fill(before_BT, weight))
 
 
 def extra_passes(config: ObjectiveConfig, draws: Draws, loops: int) -> list[ExtraPass]:

@@ -35,8 +35,9 @@ class ObjectiveConfig:
         fill: mask what follows the prompt, and predict each of its tokens at its own place instead
             of one before (see `train.fill`); what sees whole documents can't be trained otherwise.
         thoughts: weight of the word that each thought stands for (`data.thoughts`), predicted at
-            the place before it: CoT2's supervised stage (arXiv 2505.23648), and what keeps thoughts
-            apart in SIM-CoT (2509.20317). It comes on top of the loss.
+            the place before it, or at its own (latent=lotus): CoT2's supervised stage (arXiv
+            2505.23648), and what keeps thoughts apart in SIM-CoT (2509.20317). It comes on top of
+            the loss.
     """
 
     chunk_size: int = 4096

@@ -31,7 +31,11 @@ class FedSlots(Latent):
     Attributes:
         jacobi: rounds in which all thoughts of a document are made anew from the round before
             (PCCoT, arXiv 2506.18582); None is one thought after the other.
+        shift: how far before a thought's place the hidden state stands that it is made of: 1, or 0
+            for its own of the round before.
     """
+
+    shift: int = 1
 
     def __init__(self, dim: int, jacobi: int | None = None) -> None:
         super().__init__()
@@ -116,8 +120,9 @@ class FedSlots(Latent):
         for _ in range(self.jacobi):
             lent = [call.take(every) for call in calls]
             hidden_BTD = given.run(inputs_BTD, segments_BT, lent).hidden_BTD
-            previous_BTD = torch.cat([before_B1D, hidden_BTD[:, :-1]], dim=1)
-            inputs_BTD = torch.where(here_BT1, self._made(previous_BTD, given), x_BTD)
+            if self.shift:
+                hidden_BTD = torch.cat([before_B1D, hidden_BTD[:, :-1]], dim=1)
+            inputs_BTD = torch.where(here_BT1, self._made(hidden_BTD, given), x_BTD)
         return given.run(inputs_BTD, segments_BT, calls)
 
     def _made(self, hidden_BTD: Tensor, given: Reading) -> Tensor:
@@ -146,7 +151,7 @@ def filled(
 ) -> Tensor:
     """Put the thoughts that follow these hidden states into some places."""
     rows, times = places_BT.nonzero(as_tuple=True)
-    made_ND = latent.next_input(hidden_BTD[rows, (times - 1).clamp(min=0)], given)
+    made_ND = latent.next_input(hidden_BTD[rows, (times - latent.shift).clamp(min=0)], given)
     return x_BTD.index_put((rows, times), made_ND.to(x_BTD.dtype))
 
 

@@ -42,11 +42,14 @@ class LatentConfig(ABC):
     Attributes:
         thinks: whether it has thoughts before an answer, whose number stages and budgets may set.
         needs_written: whether a training step also reads documents with all steps written out.
+        words_at_own_place: whether the word that a thought stands for is predicted at its own
+            place; else at the one before, from which it is made.
         kind: the scheme's name in the list of latents.
     """
 
     thinks: ClassVar[bool] = False
     needs_written: ClassVar[bool] = False
+    words_at_own_place: ClassVar[bool] = False
     kind: str = ""
 
     @abstractmethod

@@ -4,6 +4,7 @@ from .distilled import DistilledConfig
 from .feedback import FeedbackConfig
 from .filler import FillerConfig
 from .latent import LatentConfig
+from .lotus import LotusConfig
 from .none import NoLatentConfig
 from .pause import PauseConfig
 from .ponder import PonderConfig
@@ -17,6 +18,7 @@ LATENTS: dict[str, type[LatentConfig]] = {
     "feedback": FeedbackConfig,
     "distilled": DistilledConfig,
     "soft": SoftConfig,
+    "lotus": LotusConfig,
     "ponder": PonderConfig,
     "ponder2": Ponder2Config,
 }

@@ -159,7 +159,7 @@ def pieces_read(
 @given(sizes=PIECES, layout=st.sampled_from(LAYOUTS))
 def test_any_split_into_calls_equals_one_pass(scheme: str, sizes: list[int], layout: str) -> None:
     backbone = made(scheme, layout)
-    if isinstance(backbone.latent, FedSlots) and backbone.latent.jacobi:
+    if isinstance(backbone.latent, FedSlots) and backbone.latent.jacobi is not None:
         sizes = [4, 3, 1, 7, 6]  # thoughts of a run are made side by side, so in one call
         marked = torch.ones(2, LENGTH, dtype=torch.long)
         marked[0, 4:7] = marked[0, 15:17] = THOUGHT
