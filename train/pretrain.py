@@ -41,7 +41,7 @@ from .module import PretrainModule
 from .precision import resolve_accelerator, resolve_precision
 from .spending import training_cost
 from .stage import StagePlan
-from .thinking import thinking_of
+from .thinking import check_read_thinking, thinking_of
 
 
 @dataclass
@@ -119,6 +119,8 @@ def _derived(config: RunConfig) -> RunConfig:
 def _prepare(config: RunConfig, folder: Path) -> Run:
     """Make or open the corpus, and derive the backbone's sizes from it."""
     corpus = Corpus.open(make_corpus(config.data), verify=config.data.verify)
+    if config.data.texts:
+        check_read_thinking([stage.thinking for stage in config.stages], corpus.split("train"))
     backbone = resolve(config.backbone, corpus.tokenizer.vocab_size)
     plan = StagePlan(config.stages, config.trainer.max_steps)
     return Run(replace(config, backbone=backbone), folder, corpus, plan)

@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from data.config import DataConfig
+from data.corpus import PackedRows
 from data.document import written_steps
 from data.source_config import SourceConfig
 from data.split import problem_at
 from data.thoughts import Rule, Thinking
 from models.latent.latent import LatentConfig
 
-PROBLEMS = 32
-"""Problems of each level whose traces are looked at before any work."""
+PROBLEMS, ROWS = 32, 1024
+"""Problems of each level, or rows of texts, whose traces are looked at."""
 
 
 @dataclass
@@ -80,8 +83,28 @@ def check_thinking(
     if not asked:
         return
     if any(source.text is not None for source in traced):
-        return  # their steps are known once they are read
+        return  # their steps are known once they are read: `check_read_thinking`
     longest = max((longest_trace(source, data.seed) for source in traced), default=0)
+    _refuse_more(asked, longest)
+
+
+def check_read_thinking(stages: Sequence[ThinkingConfig], rows: PackedRows) -> None:
+    """Refuse the same once a corpus with texts can be read: by its first rows.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    asked = [(index, stage.steps) for index, stage in enumerate(stages) if stage.steps]
+    if not asked:
+        return
+    read = rows.read(np.arange(min(rows.num_rows, ROWS)))
+    size = int(read.segments.max()) + 1
+    keys = np.arange(len(read.segments))[:, None] * size + read.segments
+    begun = np.bincount(keys[read.begins], minlength=1)
+    _refuse_more(asked, max(0, int(begun.max()) - 1))
+
+
+def _refuse_more(asked: Sequence[tuple[int, int]], longest: int) -> None:
     for index, steps in asked:
         if steps > longest:
             raise ValueError(

@@ -88,7 +88,8 @@ class SmallProsQA(ProsQA):
 def grow(rng: np.random.Generator, level: int, extra: int) -> np.ndarray:
     """The graph's edges, [E, 2]: two paths of `level` edges, then random ones among those allowed.
 
-    There are `extra` nodes beside the paths, and in all as many edges more than nodes. Nodes 0..level are the first path from its root to its target, the next level + 1 the second.
+    There are `extra` nodes beside the paths, and in all as many edges more than nodes. Nodes
+    0..level are the first path from its root to its target, the next level + 1 the second.
     """
     num_nodes = 2 * (level + 1) + extra
     keys = np.where(allowed_edges(rng, level, extra), rng.random((num_nodes, num_nodes)), np.inf)

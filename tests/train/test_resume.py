@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from eval.checkpoint import checkpoints, read_checkpoint
+from models.latent.feedback import FeedbackConfig
 from tests.train.runs import (
     GATED,
     LOOPED,
@@ -35,6 +36,7 @@ from train.objective_config import ObjectiveConfig
 from train.optim import OptimConfig
 from train.schedule import ScheduleConfig
 from train.stage import StageConfig
+from train.thinking import ThinkingConfig
 
 ACCUMULATED = ParallelConfig(accelerator="cpu", accumulate=2)
 CASES: dict[str, dict[str, Any]] = {
@@ -59,6 +61,14 @@ CASES: dict[str, dict[str, Any]] = {
             StageConfig("all", None, schedule=ScheduleConfig(warmup=0.2)),
         ],
         "optim": OptimConfig(kind="adamw", lr=0.01),
+    },
+    "a curriculum of thoughts": {
+        "backbone": small_backbone(name="thinking", latent=FeedbackConfig(thoughts=2)),
+        "stages": [
+            StageConfig("written", 4, thinking=ThinkingConfig(0, 0)),
+            StageConfig("some", 4, thinking=ThinkingConfig(1, 1, earlier=0.3)),
+            StageConfig("all", None, thinking=ThinkingConfig(None), fresh_optimizer=True),
+        ],
     },
 }
 
