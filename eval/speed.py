@@ -1,4 +1,4 @@
-"""`python -m eval.speed`: speed of backbones, of mixers, of loops beside layers, and of data."""
+"""`python -m eval.speed`: speed of backbones, mixers, loops beside layers, thoughts, and data."""
 
 import json
 import sys
@@ -17,14 +17,18 @@ from eval.machine import machine_facts, matmul_rate
 from eval.speed_backbones import BackboneSpeedConfig, measure_backbones
 from eval.speed_data import DataSpeedConfig, measure_data
 from eval.speed_depth import DepthSpeedConfig, measure_depths
+from eval.speed_latent import LatentSpeedConfig, measure_latents
 from eval.speed_mixers import MixerSpeedConfig, measure_mixers
 from eval.terminal import console
 
-SpeedConfig = BackboneSpeedConfig | MixerSpeedConfig | DepthSpeedConfig | DataSpeedConfig
+SpeedConfig = (
+    BackboneSpeedConfig | MixerSpeedConfig | DepthSpeedConfig | LatentSpeedConfig | DataSpeedConfig
+)
 SUITES: dict[str, type[SpeedConfig]] = {
     "backbones": BackboneSpeedConfig,
     "mixers": MixerSpeedConfig,
     "depth": DepthSpeedConfig,
+    "latent": LatentSpeedConfig,
     "data": DataSpeedConfig,
 }
 HELP = """\
@@ -36,6 +40,7 @@ installed, or a looped backbone's unlooped twin. They take turns; ratios are of 
   python -m eval.speed suite=mixers threads=1
   python -m eval.speed suite=mixers mixers=[attn,gdn] lengths=[512,2048] most_seconds=5
   python -m eval.speed suite=depth threads=1
+  python -m eval.speed suite=latent threads=1
   python -m eval.speed suite=data threads=1
 
   suite=backbones       whole models in training and decoding
@@ -44,6 +49,8 @@ installed, or a looped backbone's unlooped twin. They take turns; ratios are of 
                         our dispatch
   suite=depth           training FLOP/s of looped backbones over that of their unlooped twins of as
                         many training FLOPs, and whether a loop count that varies compiles anew
+  suite=latent          thoughts made one by one, with states or by whole passes, beside Jacobi
+                        rounds, in training; many questions in one batch beside a plain loop
   suite=data            drawing, encoding and packing documents; reading batches, beside a raw
                         memory map and torch's DataLoader; what a training step waits for them
 
@@ -55,9 +62,9 @@ Of all suites:
   device=cpu|cuda
   clock=wall|process        process is this program's own CPU time, for machines that are busy with
                             other work; it needs threads=1
-  output=PATH               runs/speed/speed.json, runs/speed/mixers.json or runs/speed/depth.json;
-                            mixers and depth also write tables as .md, rows as .csv and a picture
-                            as .png beside it
+  output=PATH               runs/speed/speed.json, runs/speed/mixers.json, runs/speed/depth.json or
+                            runs/speed/latent.json; tables as .md stand beside the last three, rows
+                            as .csv and a picture as .png beside mixers and depth
 
 Of suite=backbones and suite=mixers:
   peers=true                measure transformers' models too
@@ -73,6 +80,12 @@ Of suite=backbones:
   layers=4          more of the shape
   prompt=16 new_tokens=64   what is decoded, greedily, at batch 1 and 8: ours in a loop over its
                             state, a peer through its own `generate`, both with the prompt read
+
+Of suite=latent:
+  layouts=[...]             of attn and "3*gdn attn"
+  thoughts=[2,4,8] jacobi=[1,3]   thoughts before an answer, and rounds beside as many as thoughts
+  layers=4 question=96 answer=8   more of the shape, words
+  batch=16 questions=64     documents of a training step, questions that are answered
 
 Of suite=data:
   documents=4000 tokens=8000000   that are made, and that are read
@@ -136,6 +149,8 @@ def main(arguments: Sequence[str]) -> int:
         measured = measure_mixers(config, where, to)
     elif isinstance(config, DepthSpeedConfig):
         measured = measure_depths(config, where, to)
+    elif isinstance(config, LatentSpeedConfig):
+        measured = measure_latents(config, where, to)
     elif isinstance(config, DataSpeedConfig):
         measured = measure_data(config, to)
     else:

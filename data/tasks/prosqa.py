@@ -34,8 +34,8 @@ class ProsQA(Task):
     name = "prosqa"
     capability = "search"
     constant_attains_chance = False
-    levels: tuple[int, ...] = (2, 3, 4, 5, 6)
-    beyond: tuple[int, ...] = (8, 10)
+    levels: ClassVar[tuple[int, ...]] = (2, 3, 4, 5, 6)
+    beyond: ClassVar[tuple[int, ...]] = (8, 10)
     highest = 12
     extra: ClassVar[int] = 13
 
