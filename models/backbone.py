@@ -16,7 +16,7 @@ from .cost import Cost, linear_flops
 from .depth.depth import Asked, Depth, Trajectory
 from .depth.draws import Draws
 from .depth.stop import Stop
-from .latent.latent import CostAt, LatentSite, Reading, Sizes, Thought
+from .latent.latent import Alter, CostAt, LatentSite, Reading, Sizes, Thought
 from .layers import RMSNorm
 from .mixer import Mixer
 from .stack import make_blocks, make_more_blocks
@@ -74,6 +74,8 @@ class Output:
         readout: hidden states to logits; apply it to as few positions as you need.
         losses: auxiliary losses by name.
         finish: a recorded state of the trajectory to hidden states as above.
+        passes: hidden states as above after each pass that a position takes, where the latent
+            scheme makes several and they are recorded.
     """
 
     hidden_BTD: Tensor
@@ -82,6 +84,7 @@ class Output:
     readout: Callable[[Tensor], Tensor]
     losses: dict[str, Tensor] = field(default_factory=dict)
     finish: Callable[[Tensor], Tensor] = lambda hidden_BTD: hidden_BTD
+    passes: list[Tensor] = field(default_factory=list)
 
 
 class Backbone(nn.Module):
@@ -139,6 +142,7 @@ class Backbone(nn.Module):
         stop: Stop | None = None,
         gradient_loops: int | None = None,
         layers: bool = False,
+        alter: Alter | None = None,
     ) -> Output:
         """Read tokens.
 
@@ -149,13 +153,16 @@ class Backbone(nn.Module):
             state: memory of earlier calls, updated in place; None scores from scratch.
             loops: loop count; None is the state's, or else the depth's default.
             roles_BT: what each token is, for latent schemes that think at certain places.
-            record: keep the state after each recurrence in the trajectory.
+            record: keep the state after each recurrence in the trajectory, and after each pass of
+                a latent scheme that makes several.
             draws: where a training step is: it draws the loop count and all else that is left to
                 chance, and differentiates what the depth says; None is evaluation.
             stop: when tokens stop; None is the state's rule, or else the depth's default. In
                 training none does.
             gradient_loops: last loops that a training step differentiates; None is the depth's.
             layers: keep what every block call returns in the trajectory.
+            alter: changes what is read at thoughts' places, for instance to what another question's
+                thoughts were; it may also just look.
 
         Raises:
             ValueError: on a loop count or rule that can't be run, or isn't the state's.
@@ -171,8 +178,10 @@ class Backbone(nn.Module):
 
         own = (None, None) if state is None else (state.calls, state.latent)
         run, read = _Run(self.depth, self.norm, asked), (tokens_BT, segments_BT, roles_BT)
-        reading = Reading(*read, self.embedding, self._blend, run, self.head, *own, record)
-        thought = self.latent(reading)
+        reading = Reading(*read, self.embedding, self._blend, run, self.head, *own, record, alter)
+        return self._output(self.latent(reading), state)
+
+    def _output(self, thought: Thought, state: BackboneState | None) -> Output:
         after = thought.trajectory.finish
         return Output(
             thought.hidden_BTD,
@@ -181,6 +190,7 @@ class Backbone(nn.Module):
             self.head,
             thought.losses,
             lambda hidden_BTD: self.norm(after(hidden_BTD)),
+            thought.passes,
         )
 
     def _blend(self, probabilities: Tensor) -> Tensor:

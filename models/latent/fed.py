@@ -14,7 +14,7 @@ from ..cost import Cost
 from ..ops.twin import runs_step_by_step
 from ..state import State, empty_counters
 from .latent import CostAt, Latent, Reading, Sizes, Thought, joined_in_time, last_of
-from .slots import numbered, pieces
+from .slots import altered, numbered, pieces
 from .unrolled import unrolled
 
 
@@ -59,7 +59,7 @@ class FedSlots(Latent):
             return given.run(x_BTD, given.segments_BT)
         if self.jacobi is not None:
             return rounds(self, given, x_BTD, places_BT, self.jacobi)
-        if given.record or runs_step_by_step():
+        if given.record or given.alter is not None or runs_step_by_step():
             return one_by_one(self, given, x_BTD, places_BT)
         begin = partial(self.init_memory, device=x_BTD.device, dtype=x_BTD.dtype)
         return unrolled(self._read_on, begin, given, x_BTD, places_BT)
@@ -88,8 +88,9 @@ class FedSlots(Latent):
     def _read_on(self, given: Reading, x_BTD: Tensor, places_BT: Tensor | None) -> Thought:
         """Read with a state, in pieces: words as they come, thoughts one by one or in rounds."""
         parts: list[Thought] = []
+        numbers_BT = None if places_BT is None else numbered(places_BT)
         for piece, thinking in pieces(places_BT, x_BTD.shape[1], by_one=self.jacobi is None):
-            part = self._read_piece(given, x_BTD, places_BT, piece, thinking)
+            part = self._read_piece(given, x_BTD, numbers_BT if thinking else None, piece)
             parts.append(part)
             given.memory.hidden_BD = part.hidden_BTD[:, -1].to(given.memory.hidden_BD.dtype)
         return joined_in_time(parts) if len(parts) > 1 else parts[0]
@@ -98,24 +99,23 @@ class FedSlots(Latent):
         self,
         given: Reading,
         x_BTD: Tensor,
-        places_BT: Tensor | None,
+        numbers_BT: Tensor | None,
         piece: slice,
-        thinking: bool,
     ) -> Thought:
-        """Read one piece; `thinking` says whether a thought stands in it."""
+        """Read one piece; `numbers_BT` is None where no thought stands in it."""
         x_BTD = x_BTD[:, piece]
         segments_BT = None if given.segments_BT is None else given.segments_BT[:, piece]
         calls = given.calls
         assert calls is not None
-        if not thinking:
+        if numbers_BT is None:
             return given.run(x_BTD, segments_BT, calls)
-        assert places_BT is not None
-        here_BT1 = places_BT[:, piece, None]
+        numbers_BT = numbers_BT[:, piece]
+        here_BT1 = numbers_BT[..., None] > 0
         every = torch.arange(len(x_BTD), device=x_BTD.device)
         before_B1D = given.memory.hidden_BD[:, None].to(x_BTD.dtype)
         if self.jacobi is None:
-            made_BTD = self._made(before_B1D, given)
-            return given.run(torch.where(here_BT1, made_BTD, x_BTD), segments_BT, calls)
+            inputs_BTD = torch.where(here_BT1, self._made(before_B1D, given), x_BTD)
+            return given.run(altered(given, inputs_BTD, numbers_BT), segments_BT, calls)
         inputs_BTD = torch.where(here_BT1, self.first_input(x_BTD), x_BTD)
         for _ in range(self.jacobi):
             lent = [call.take(every) for call in calls]
@@ -123,7 +123,7 @@ class FedSlots(Latent):
             if self.shift:
                 hidden_BTD = torch.cat([before_B1D, hidden_BTD[:, :-1]], dim=1)
             inputs_BTD = torch.where(here_BT1, self._made(hidden_BTD, given), x_BTD)
-        return given.run(inputs_BTD, segments_BT, calls)
+        return given.run(altered(given, inputs_BTD, numbers_BT), segments_BT, calls)
 
     def _made(self, hidden_BTD: Tensor, given: Reading) -> Tensor:
         return self.next_input(hidden_BTD.flatten(0, 1), given).view_as(hidden_BTD)
@@ -142,8 +142,9 @@ def rounds(
     for _ in range(count):
         parts.append(given.run(inputs_BTD, given.segments_BT))
         inputs_BTD = filled(latent, given, x_BTD, places_BT, parts[-1].hidden_BTD)
+    inputs_BTD = altered(given, inputs_BTD, numbered(places_BT))
     parts.append(given.run(inputs_BTD, given.segments_BT))
-    return last_of(parts)
+    return last_of(parts, given.record)
 
 
 def filled(
@@ -167,5 +168,6 @@ def one_by_one(latent: FedSlots, given: Reading, x_BTD: Tensor, places_BT: Tenso
         parts.append(given.run(inputs_BTD, given.segments_BT))
         now_BT = numbers_BT == number
         inputs_BTD = filled(latent, given, inputs_BTD, now_BT, parts[-1].hidden_BTD)
+        inputs_BTD = altered(given, inputs_BTD, torch.where(now_BT, numbers_BT, 0))
     parts.append(given.run(inputs_BTD, given.segments_BT))
     return last_of(parts)

@@ -1,6 +1,6 @@
 """What every latent scheme promises.
 
-Legend: B batch, T time, D width, V vocabulary.
+Legend: B batch, T time, D width, V vocabulary, M thoughts at hand.
 """
 
 from abc import ABC, abstractmethod
@@ -69,11 +69,14 @@ class Thought:
         hidden_BTD: final hidden states, normalised, ready to be read out.
         trajectory: what really ran; of several passes, the last one's states.
         losses: auxiliary losses by name.
+        passes: hidden states as above after each pass that a position takes, the last one's too,
+            where there are several and they are recorded.
     """
 
     hidden_BTD: Tensor
     trajectory: Trajectory
     losses: dict[str, Tensor] = field(default_factory=dict)
+    passes: list[Tensor] = field(default_factory=list)
 
 
 Embed = Callable[[Tensor], Tensor]
@@ -84,6 +87,13 @@ Blend = Callable[[Tensor], Tensor]
 
 Readout = Callable[[Tensor], Tensor]
 """`hidden_BTD -> logits_BTV`."""
+
+
+Alter = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""`(made_MD, rows_M, numbers_M) -> inputs_MD`: what is read in place of what a scheme made.
+
+Each thought at hand is given with its row, and its number from 0 in its run of thoughts.
+"""
 
 
 class Run(Protocol):
@@ -115,7 +125,8 @@ class Reading:
         calls: memories of the stack's calls, one set after the other where a scheme keeps several;
             None scores from scratch.
         memory: the scheme's own memory, updated in place; None where it keeps none.
-        record: whether the states of all loops are asked for.
+        record: whether the states of all loops, and passes, are asked for.
+        alter: changes the inputs of thoughts before they are read; None reads them as they are.
     """
 
     tokens_BT: Tensor
@@ -128,6 +139,7 @@ class Reading:
     calls: list[Any] | None = None
     memory: Any = None
     record: bool = False
+    alter: Alter | None = None
 
     @property
     def thoughts_BT(self) -> Tensor | None:
@@ -251,15 +263,21 @@ def joined_in_time(parts: list[Thought]) -> Thought:
         halts=_end_to_end([part.trajectory.halts for part in parts]),
         layers=_end_to_end([part.trajectory.layers for part in parts]),
     )
-    return Thought(torch.cat([p.hidden_BTD for p in parts], dim=1), trajectory, mean_losses(parts))
+    hidden_BTD = torch.cat([part.hidden_BTD for part in parts], dim=1)
+    passes = _end_to_end([part.passes for part in parts])
+    return Thought(hidden_BTD, trajectory, mean_losses(parts), passes)
 
 
-def last_of(parts: list[Thought]) -> Thought:
-    """Return the last of several passes over the same positions; all of their calls were made."""
+def last_of(parts: list[Thought], record: bool = False) -> Thought:
+    """Return the last of several passes over the same positions; all of their calls were made.
+
+    With `record` it keeps what each of them left.
+    """
     trajectory = parts[-1].trajectory
     calls = sum(part.trajectory.block_calls for part in parts)
     made = replace(trajectory, block_calls=calls)
-    return Thought(parts[-1].hidden_BTD, made, mean_losses(parts))
+    passes = [part.hidden_BTD for part in parts] if record else []
+    return Thought(parts[-1].hidden_BTD, made, mean_losses(parts), passes)
 
 
 def mean_losses(parts: list[Thought]) -> dict[str, Tensor]:

@@ -65,7 +65,7 @@ class Ponder(Latent):
         for number in range(1, self.copies):
             x_BTD = x_BTD + self.scale * self._expected(parts[-1].hidden_BTD, given)
             parts.append(self._run(number, x_BTD, given))
-        return last_of(parts)
+        return last_of(parts, given.record)
 
     def _run(self, number: int, x_BTD: Tensor, given: Reading) -> Thought:
         """Run one pass, on its own part of the memories."""

@@ -91,7 +91,7 @@ class Ponder2(Latent):
                 calls[:] = [call.take(every) for call in calls]
             parts.append(given.run(x_B1D, segments_B1, calls))
             x_B1D = parts[-1].hidden_BTD
-        return last_of(parts)
+        return last_of(parts, given.record)
 
     def _in_rounds(self, given: Reading, x_BTD: Tensor, rounds: int) -> Thought:
         """Make all thoughts anew in each round, from the hidden states before them."""
@@ -107,8 +107,9 @@ class Ponder2(Latent):
             hidden_BTPD = parts[-1].hidden_BTD.unflatten(1, (-1, self.stretch))
             thoughts = list(hidden_BTPD[:, :, :-1].unbind(dim=2))
         last = last_of(parts)
-        read = parts[-1].hidden_BTD[:, self.latents :: self.stretch]
-        return Thought(read, self._in_tokens(last.trajectory, guess), last.losses)
+        steps = [last.hidden_BTD[:, place :: self.stretch] for place in range(self.stretch)]
+        trajectory = self._in_tokens(last.trajectory, guess)
+        return Thought(steps[-1], trajectory, last.losses, steps if given.record else [])
 
     def _in_tokens(self, trajectory: Trajectory, guess: Thought) -> Trajectory:
         """What ran, at the places that are read out; calls are counted for each token."""

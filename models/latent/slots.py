@@ -52,6 +52,7 @@ class FixedSlots(Latent):
         x_BTD, places_BT = given.embed(given.tokens_BT), given.thoughts_BT
         if places_BT is not None:
             x_BTD = torch.where(places_BT[..., None], self.slot_inputs(given, x_BTD), x_BTD)
+            x_BTD = altered(given, x_BTD, numbered(places_BT))
         return given.run(x_BTD, given.segments_BT, given.calls)
 
 
@@ -75,3 +76,20 @@ def numbered(places_BT: Tensor) -> Tensor:
     count_BT = places_BT.cumsum(dim=1)
     before_BT = torch.where(places_BT, 0, count_BT).cummax(dim=1).values
     return torch.where(places_BT, count_BT - before_BT, 0)
+
+
+def altered(given: Reading, x_BTD: Tensor, numbers_BT: Tensor) -> Tensor:
+    """Let the caller of a pass change the inputs of thoughts, and of nothing else.
+
+    Every scheme calls it once for each thought, with the input that is read in the end.
+
+    Args:
+        given: the pass.
+        x_BTD: inputs, thoughts in their places.
+        numbers_BT: the number of each thought at hand, as `numbered` gives it.
+    """
+    if given.alter is None:
+        return x_BTD
+    rows, times = numbers_BT.nonzero(as_tuple=True)
+    changed_MD = given.alter(x_BTD[rows, times], rows, numbers_BT[rows, times] - 1)
+    return x_BTD.index_put((rows, times), changed_MD.to(x_BTD.dtype))
