@@ -32,6 +32,8 @@ What the run's own config says under `eval` holds, unless it is overridden here:
   eval.budgets.traces=[none,full]   trace modes; also forced_ends, loops, samples (lists; their
                          product is run) and temperature
   eval.batch_size=N  eval.latency_items=N  eval.seed=N  eval.split=test|validation
+  eval.faithfulness=true            of a backbone with thoughts: also ask with its thoughts
+                         swapped between questions, zeroed, and cut short
   force=true             ask again what the ledger already answers
   report=false           write the ledger only
   device=auto|cpu|cuda   threads=N (0: torch's choice)

@@ -37,6 +37,8 @@ class EvalConfig:
         seed: picks the questions and drives the draws.
         latency_items: questions timed one by one for the latency of each cell; 0 leaves it out.
         after_training: evaluate a run as soon as `python -m train` has trained it.
+        faithfulness: ask a backbone with thoughts again with its thoughts swapped between
+            questions, zeroed and cut short: does its answer depend on them (see docs/thoughts.md)?
     """
 
     tasks: dict[str, TaskEval] = field(default_factory=dict)
@@ -47,6 +49,7 @@ class EvalConfig:
     seed: int = 0
     latency_items: int = 5
     after_training: bool = False
+    faithfulness: bool = False
 
     def validate(self) -> None:
         """Raise ValueError, naming the key and what is allowed, on settings that can't be run."""

@@ -82,7 +82,7 @@ def evaluate(
     done = {_key(row) for row in rows}
     todo = [cell for cell in cells if _key(_cell_columns(cell, subject, config)) not in done]
     examiner = _Examiner(subject, config)
-    with _evaluating(subject.backbone), progress_bar(sum(map(examiner.weight, todo))) as progress:
+    with evaluating(subject.backbone), progress_bar(sum(map(examiner.weight, todo))) as progress:
         for cell in todo:
             progress.describe(f"{subject.name}: {cell.task} {cell.level}, {cell.budget.label}")
             rows += examiner.examine(cell, progress)
@@ -250,7 +250,8 @@ def _check_vocabulary(subject: Subject, config: EvalConfig) -> None:
 
 
 @contextmanager
-def _evaluating(backbone: Backbone) -> Iterator[None]:
+def evaluating(backbone: Backbone) -> Iterator[None]:
+    """Put a backbone into evaluation mode while the block runs."""
     training = backbone.training
     backbone.eval()
     try:

@@ -15,6 +15,8 @@ from data.shards import CorpusError
 from eval.checkpoint import Trained, checkpoints, corpus_manifest, load_trained
 from eval.config import EvalConfig
 from eval.evaluate import Row, Subject, evaluate
+from eval.faithfulness import thinking_traces
+from eval.faithfulness_files import check_run
 from eval.ledger import LEDGER_FILE, Ledger, read_ledger
 from eval.runs import CONFIG_FILE
 from eval.texts import read_scores, score_texts, text_sources, write_scores
@@ -45,6 +47,9 @@ def evaluate_run(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     trained = load_trained(folder)
+    checks = config.faithfulness and _has_thoughts(trained)
+    if checks:
+        thinking_traces(config)
     path = folder / LEDGER_FILE
     existing = [] if force or not path.exists() else read_ledger(path).to_dicts()
     subject = Subject(
@@ -65,9 +70,23 @@ def evaluate_run(
     save(evaluate(subject, config, existing, on_cell=save))
     if not subject.fills:
         _score_texts(folder, trained, device, force)
+    if checks:
+        check_run(folder, subject, config, force)
     note = json.dumps(_note(folder, config), indent=2, sort_keys=True)
     write_atomically(folder / EVALUATION_FILE, f"{note}\n".encode())
     return path
+
+
+def _has_thoughts(trained: Trained) -> bool:
+    """Say so where there is nothing to check."""
+    latent = trained.backbone.config.latent
+    if latent.slots() and not trained.fills:
+        return True
+    print(
+        "eval: eval.faithfulness=true is left out: this backbone has no thoughts before an answer",
+        file=sys.stderr,
+    )
+    return False
 
 
 def _score_texts(folder: Path, trained: Trained, device: str, force: bool) -> None:

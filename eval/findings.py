@@ -1,12 +1,14 @@
 """Everything that a report says, computed once, before anything is drawn or written."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 
 from eval.currencies import ETA_CURRENCIES, scaled
+from eval.faithfulness import Check
+from eval.faithfulness_table import checks_of
 from eval.mechanism_tables import mechanism_notes
 from eval.mechanisms import Mechanisms, mechanisms
 from eval.metrics import cells, points, pooled
@@ -36,6 +38,7 @@ class Findings:
         mechanisms: runs that differ in seed and learning rate, taken together; None where there
             are none.
         ways: ways to spend loops, where rules to stop by were tried.
+        checks: answers with changed thoughts, by the label of the run, where those were asked for.
     """
 
     runs: Sequence[Run]
@@ -48,6 +51,7 @@ class Findings:
     styles: Mapping[str, Style]
     mechanisms: Mechanisms | None = None
     ways: Sequence[Way] = ()
+    checks: Mapping[str, Sequence[Check]] = field(default_factory=dict)
 
     @property
     def shows_groups_only(self) -> bool:
@@ -102,6 +106,7 @@ def gather(folders: Sequence[Path], threshold: float) -> Findings:
         styles=styles([run.label for run in runs]),
         mechanisms=mechanisms(runs, by_cell),
         ways=stopping(ledger, runs),
+        checks=checks_of(runs),
     )
 
 

@@ -21,11 +21,16 @@ from data.tokenizer import Tokenizer
 from eval.budget import Budget
 from models.backbone import Backbone, Output
 from models.depth.stop import Stop
+from models.latent.latent import Alter
 
 PADDING = -1
 IDLE = -1
 # Rows are replaced, or dropped, when this share of the batch is idle: each time costs a copy.
 IDLE_SHARE = 4
+
+
+AlterOf = Callable[[Sequence[int]], Alter]
+"""What is done to the thoughts of some requests, one a row, given by their places in the list."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ def generate(
     batch_size: int = 256,
     seed: int = 0,
     on_finished: Callable[[int], None] | None = None,
+    alter: AlterOf | None = None,
 ) -> list[list[Generation]]:
     """Continue each request `budget.samples` times.
 
@@ -96,11 +102,12 @@ def generate(
         batch_size: rows that run side by side (at least one question's samples).
         seed: of the draws, where the temperature is above zero.
         on_finished: told how many continuations have finished since the last time.
+        alter: looks at thoughts, or changes them, before they are read.
 
     Returns:
         A list of samples for each request, in order.
     """
-    pool = _Pool(backbone, requests, budget, tokenizer, batch_size, seed)
+    pool = _Pool(backbone, requests, budget, tokenizer, batch_size, seed, alter)
     while pool.refill():
         finished = pool.write()
         if on_finished is not None and finished:
@@ -119,9 +126,10 @@ class _Pool:
         tokenizer: Tokenizer,
         batch_size: int,
         seed: int,
+        alter: AlterOf | None = None,
     ) -> None:
         self.backbone, self.requests, self.budget = backbone, requests, budget
-        self.tokenizer, self.seed = tokenizer, seed
+        self.tokenizer, self.seed, self.alter = tokenizer, seed, alter
         self.stop = None if budget.stop is None else Stop.parse(budget.stop)
         self.varies = False
         weight = next(backbone.parameters())
@@ -172,8 +180,7 @@ class _Pool:
     def _admit(self, admitted: list[int]) -> None:
         """Read the prompts in one left-padded batch, fork them over the samples, place the rows."""
         samples = self.budget.samples
-        prompts = [self.requests[request].prompt for request in admitted]
-        state, logits_BV, exits = self._prefill(prompts)
+        state, logits_BV, exits = self._prefill(admitted)
         if samples > 1:
             forked = torch.arange(len(admitted), device=self.device).repeat_interleave(samples)
             state, logits_BV = state.take(forked), logits_BV[forked]
@@ -190,8 +197,9 @@ class _Pool:
         self.state.put(at, state)
         self.logits_BV[at] = logits_BV
 
-    def _prefill(self, prompts: list[Sequence[int]]) -> tuple[Any, Tensor, list[np.ndarray]]:
+    def _prefill(self, admitted: list[int]) -> tuple[Any, Tensor, list[np.ndarray]]:
         """Read prompts, and think; return state, next logits, and loops run by each position."""
+        prompts = [self.requests[request].prompt for request in admitted]
         longest = max(map(len, prompts))
         shape = (len(prompts), longest + self.thoughts)
         tokens = np.full(shape, self.tokenizer.encode(".")[-1] if self.thoughts else 0)
@@ -205,12 +213,18 @@ class _Pool:
             torch.as_tensor(x, device=self.device) for x in (tokens, segments, roles)
         )
         given = (tokens_BT, segments_BT, state, self.budget.loops)
-        out = self.backbone(*given, roles_BT if self.thoughts else None)
+        out = self.backbone(*given, **self._thinking(roles_BT, admitted))
         exits_BT = self._exits(out, tokens.shape)
         exits = [
             row[longest - len(prompt) :] for row, prompt in zip(exits_BT, prompts, strict=True)
         ]
         return out.state, out.readout(out.hidden_BTD[:, -1:])[:, 0], exits
+
+    def _thinking(self, roles_BT: Tensor, admitted: list[int]) -> dict[str, Any]:
+        """What a pass is told where it thinks."""
+        if not self.thoughts:
+            return {}
+        return {"roles_BT": roles_BT, "alter": self.alter and self.alter(admitted)}
 
     def _exits(self, out: Output, shape: tuple[int, ...]) -> np.ndarray:
         """Loops that each position ran; zero where all run all of them."""

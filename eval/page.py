@@ -11,6 +11,7 @@ from plotly.offline import get_plotlyjs
 
 from eval import markup
 from eval.currencies import CURRENCIES
+from eval.faithfulness_table import faithfulness_tables
 from eval.figures import frontier_file, level_file
 from eval.findings import Findings
 from eval.glossary import GLOSSARY
@@ -64,6 +65,7 @@ def render_page(
         _groups(findings, grouped),
         _frontier(findings, picture) if not findings.points.is_empty() else "",
         _levels(findings),
+        _thoughts(findings),
         _sources(findings),
         _section("The backbones", markup.table(backbone_table(findings), heading=False)),
         _efficiency(findings) if not findings.points.is_empty() else "",
@@ -86,6 +88,7 @@ def _page_of_groups(findings: Findings, made: Mapping[str, str], grouped: Sequen
     parts = [
         f'<h1>Which backbone can do what</h1><p class="lead">{markup.text(lead)}</p>',
         _groups(findings, grouped),
+        _thoughts(findings),
         markup.paragraphs([*findings.notes(), alone]),
         _provenance(findings, made),
     ]
@@ -227,6 +230,12 @@ def _levels(findings: Findings) -> str:
         f"<figcaption>{markup.text(caption)} As pictures: {links}.</figcaption></figure>"
         f"{markup.folded('The numbers of this figure', tables, is_open=True)}",
     )
+
+
+def _thoughts(findings: Findings) -> str:
+    """What changed thoughts do to answers; nothing where that was not asked for."""
+    tables = "".join(map(markup.table, faithfulness_tables(findings.checks)))
+    return _section("Do answers depend on their thoughts?", tables) if tables else ""
 
 
 def _sources(findings: Findings) -> str:

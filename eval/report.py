@@ -16,6 +16,7 @@ from yaml import YAMLError
 
 from data.atomic import write_atomically
 from eval.currencies import ETA_CURRENCIES
+from eval.faithfulness_table import faithfulness_tables
 from eval.figures import write_figures
 from eval.findings import Findings, gather
 from eval.loops_and_layers import gap_table
@@ -130,7 +131,7 @@ def print_findings(findings: Findings) -> None:
     if gaps is not None:
         print_table(gaps, to)
         to.print(gaps.note, style="dim")
-    for table in stopping_tables(findings.ways):
+    for table in [*stopping_tables(findings.ways), *faithfulness_tables(findings.checks)]:
         print_table(table, to)
     spent = [c for c in ETA_CURRENCIES if c in spent_currencies(findings.points)]
     shown = spent if to.width >= 120 else spent[:3]
