@@ -20,7 +20,7 @@ _HEADS = {
 }
 _NOTE = (
     "Accuracy (%) with its 95% Wilson interval; below it, how many answers differ from those given "
-    "with thoughts as they are. If nothing is lost when every question gets the thoughts of another "
+    "with thoughts as they are. If nothing is lost when each question gets the thoughts of another "
     "one of its level, the answers don't depend on what thoughts carry. A loss with zeros, or with "
     "fewer thoughts, says less: training may never have shown those. Pause and filler thoughts are "
     "all alike, so swapping them changes nothing. Grey: no better than chance."
