@@ -72,7 +72,7 @@ def parse(arguments: Sequence[str]) -> EvalVerb:
     try:
         given = OmegaConf.from_dotlist(list(arguments))
         base = OmegaConf.structured(EvalVerb)
-        own = _settings_of(str(given.get("run") or ""))
+        own = settings_of(str(given.get("run") or ""))
         merged = OmegaConf.merge(base, {"eval": own}, given)
         verb = OmegaConf.to_object(merged)
     except (OmegaConfBaseException, YAMLError) as error:
@@ -84,7 +84,8 @@ def parse(arguments: Sequence[str]) -> EvalVerb:
     return verb
 
 
-def _settings_of(run: str) -> Any:
+def settings_of(run: str) -> Any:
+    """Return what a run's own config says under `eval`; ValueError where there is no such run."""
     if not run:
         raise ValueError("run is not set: give a run folder, as in run=runs/smoke/NAME")
     path = Path(run) / "config.yaml"

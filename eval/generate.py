@@ -202,7 +202,7 @@ class _Pool:
         prompts = [self.requests[request].prompt for request in admitted]
         longest = max(map(len, prompts))
         shape = (len(prompts), longest + self.thoughts)
-        tokens = np.full(shape, self.tokenizer.encode(".")[-1] if self.thoughts else 0)
+        tokens = np.full(shape, thought_token(self.tokenizer) if self.thoughts else 0)
         segments, roles = np.full(shape, PADDING), np.full(shape, Role.QUESTION)
         for row, prompt in enumerate(prompts):
             tokens[row, longest - len(prompt) : longest] = prompt
@@ -340,6 +340,11 @@ class _Pool:
                 stream = item_stream(self.seed, request.index, int(row["sample"]))
                 row["draws"] = stream.random(self.max_new)
         return rows
+
+
+def thought_token(tokenizer: Tokenizer) -> int:
+    """The token that stands at a thought's place, for schemes that read it: a dot."""
+    return tokenizer.encode(".")[-1]
 
 
 def item_stream(seed: int, index: int, sample: int) -> np.random.Generator:

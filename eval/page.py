@@ -140,12 +140,16 @@ def _picture(path: Path) -> str:
 
 
 def _head(findings: Findings, says: str = "What a correct answer costs") -> str:
-    title = f"{says}: {', '.join(findings.tasks)}"
+    return head(f"{says}: {', '.join(findings.tasks)}")
+
+
+def head(title: str, style: str = "") -> str:
+    """Write the head of a page in the report's look, with more style behind it."""
     return (
         '<meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{markup.text(title)}</title><style>{_file('page.css')}</style>"
+        f"<title>{markup.text(title)}</title><style>{_file('page.css')}{style}</style>"
     )
 
 
