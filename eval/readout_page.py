@@ -24,8 +24,8 @@ _STEPS = (
     "something else than is said in the end, where a gate weighs the loops."
 )
 _UNTRAINED = (
-    "Inside thoughts no word was ever asked for (unless objective.thoughts trained that), so unsure "
-    "or odd words there are to be expected, and sensible ones may be chance."
+    "Inside thoughts no word was ever asked for (unless objective.thoughts trained that), so "
+    "unsure or odd words there are to be expected, and sensible ones may be chance."
 )
 _PROOF = (
     "Readouts are suggestive, not proof: they tell which words a state lies near, not what the "
@@ -53,7 +53,8 @@ def render_looks(looks: Sequence[Look], lead: str, made: Mapping[str, str]) -> s
     style = (_HERE / "thoughts.css").read_text(encoding="utf-8")
     facts = "".join(f"<dt>{markup.text(k)}</dt><dd>{markup.text(v)}</dd>" for k, v in made.items())
     body = [
-        f'<h1>{TITLE}</h1><p class="lead">{markup.text(lead)}</p>{markup.paragraphs(_notes(looks))}',
+        f'<h1>{TITLE}</h1><p class="lead">{markup.text(lead)}</p>',
+        markup.paragraphs(_notes(looks)),
         *map(_question, looks),
         f"<h2>Provenance</h2><dl>{facts}</dl>",
     ]
