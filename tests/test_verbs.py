@@ -61,6 +61,7 @@ HELPS = {
     "train.study": "python -m train.study experiment=quickstart",
     "eval": "python -m eval run=",
     "eval.report": "python -m eval.report runs=",
+    "eval.thoughts": "python -m eval.thoughts run=",
 }
 
 
@@ -161,6 +162,10 @@ def test_from_a_corpus_to_a_report(run: Run, tmp_path: Path) -> None:
     assert said.status == 0, said.err
     assert said.out.splitlines()[-1] == f"report: {folder / 'report.html'}"
     assert (folder / "ledger.parquet").is_file()
+
+    said = run("eval.thoughts", f"run={folder}")
+    assert (said.status, said.out) == (1, "")
+    assert said.err.startswith(f"eval.thoughts: {folder}: it has neither thoughts nor loops")
 
     said = run("eval.report", "runs=runs/smoke", "output=all.html")
     assert said.status == 0, said.err

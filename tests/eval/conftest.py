@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from eval.ledger import write_ledger
+from tests.eval.thinking import train_run
 
 LEVELS = {2: "train_only", 8: "held_out", 16: "held_out", 24: "beyond"}
 CHANCE = {"swaps": 1 / 3, "parity": 1 / 2}
@@ -150,3 +151,15 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ledger = pl.concat([synthetic_answers(backbone, task) for task in CHANCE])
         write_run(folder / ledger["run"][0], ledger)
     return folder
+
+
+@pytest.fixture(scope="session")
+def thinking_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a run of a few steps, with thoughts and loops."""
+    return train_run(tmp_path_factory.mktemp("thinking"), thinks=True)
+
+
+@pytest.fixture(scope="session")
+def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the same without both."""
+    return train_run(tmp_path_factory.mktemp("plain"), thinks=False)
