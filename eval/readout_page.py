@@ -8,7 +8,7 @@ from eval.page import head
 from eval.readout import Look, Place, Word
 
 _HERE = Path(__file__).parent
-TITLE = "What the thoughts would say"
+TITLE = "On the way to an answer"
 _SHADE = "rgba(11, 92, 173, 0.20)"
 _SAYS = (
     "Says: the likeliest words at a place, and their probabilities, if its hidden state is read "
