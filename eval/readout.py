@@ -178,10 +178,15 @@ class _Reader:
         ]
 
     def _states(self, out: Output) -> Sequence[Tensor]:
-        """States after each loop of a whole group; where single layers loop there are none."""
+        """States after each loop of a whole group, where the head can make words of them.
+
+        It can't where single layers loop. Nor where further positions stand between tokens: what
+        follows the loops would not see those.
+        """
         depth = self.backbone.depth
         in_sequence = isinstance(depth, LoopedDepth) and depth.config.order == "sequence"
-        return () if in_sequence or not depth.adjustable else out.trajectory.states
+        known = depth.adjustable and not in_sequence and self.backbone.latent.stretch == 1
+        return out.trajectory.states if known else ()
 
     def _nearest(self, input_D: Tensor) -> list[Word]:
         weight_VD = self.backbone.embedding.weight

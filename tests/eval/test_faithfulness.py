@@ -39,6 +39,7 @@ from models.backbone import Backbone
 from models.latent.feedback import FeedbackConfig
 from models.latent.filler import FillerConfig
 from models.latent.latent import Alter
+from models.latent.lotus import LotusConfig
 from models.latent.pause import PauseConfig
 from models.latent.slots import SlotConfig
 from models.latent.soft import SoftConfig
@@ -50,6 +51,7 @@ SCHEMES = {
     "filler": FillerConfig(thoughts=3),
     "feedback": FeedbackConfig(thoughts=3),
     "jacobi": FeedbackConfig(thoughts=3, jacobi=2),
+    "lotus": LotusConfig(thoughts=3, loops=3),
     "soft": SoftConfig(thoughts=3),
 }
 ITEMS = 5
@@ -96,7 +98,7 @@ def test_replayed_thoughts_change_nothing_and_swaps_can_be_undone(scheme: str) -
     assert written(backbone, lambda places: swapped.give(pairs[list(places)])) == plain
 
 
-@pytest.mark.parametrize("scheme", ["feedback", "jacobi", "soft"])
+@pytest.mark.parametrize("scheme", ["feedback", "jacobi", "lotus", "soft"])
 def test_other_thoughts_make_other_texts(scheme: str) -> None:
     backbone, carried = thinking_backbone(SCHEMES[scheme]), Carried(ITEMS)
     plain, source = written(backbone, carried.look), derangement(ITEMS, [0, 8])

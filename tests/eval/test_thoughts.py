@@ -22,12 +22,20 @@ from models.depth.looped import LoopedDepthConfig
 from models.latent.feedback import FeedbackConfig
 from models.latent.latent import LatentConfig
 from models.latent.none import NoLatentConfig
+from models.latent.ponder import PonderConfig
+from models.latent.ponder2 import Ponder2Config
 from models.latent.soft import SoftConfig
 from tests.eval.scripted import TOKENIZER
 from tests.eval.test_faithfulness import SCHEMES
 from tests.eval.thinking import thinking_backbone
 
 LOOPED = LoopedDepthConfig(loops=3)
+WITHOUT = {
+    "none": NoLatentConfig(),
+    "ponder": PonderConfig(passes=1, scale=0.3),
+    "ponder2": Ponder2Config(),
+}
+PASSES = {"jacobi": 3, "lotus": 3, "ponder": 2, "ponder2": 2}
 
 
 def seen(
@@ -41,18 +49,18 @@ def seen(
     return look(backbone, problem, 0, budget or Budget("full"), TOKENIZER, top)
 
 
-@pytest.mark.parametrize("scheme", [*SCHEMES, "none"])
+@pytest.mark.parametrize("scheme", [*SCHEMES, *WITHOUT])
 @pytest.mark.parametrize("depth", [FixedDepthConfig(), LOOPED], ids=["fixed", "looped"])
 def test_what_is_read_out_is_what_was_written(scheme: str, depth: DepthConfig) -> None:
     """Read again at once, the likeliest word is the written one at every place: greedy decoding."""
-    latent = SCHEMES.get(scheme, NoLatentConfig())
-    made = seen(latent, depth)
-    assert len(made.thoughts) == (0 if scheme == "none" else 3)
+    made = seen((SCHEMES | WITHOUT)[scheme], depth)
+    assert len(made.thoughts) == (0 if scheme in WITHOUT else 3)
     assert " ".join(place.written for place in made.words) == made.text
     assert [place.says[0].text for place in made.words] == [place.written for place in made.words]
     for place in (*made.thoughts, *made.words):
-        assert [len(loop) for loop in place.loops] == [3] * (3 if depth is LOOPED else 0)
-        assert len(place.passes) == (3 if scheme == "jacobi" else 0)
+        loops = 3 if depth is LOOPED and scheme != "ponder2" else 0
+        assert [len(loop) for loop in place.loops] == [3] * loops
+        assert len(place.passes) == PASSES.get(scheme, 0)
         for last in (*place.loops[-1:], *place.passes[-1:]):
             assert [word.text for word in last] == [word.text for word in place.says]
         shares = [word.share for word in place.says]
