@@ -53,7 +53,7 @@ GROUPS = {
         "trainer",
         "parallel",
     ),
-    *("logger", "experiment", "sweep", "debug"),
+    *("logger", "experiment", "arm", "sweep", "debug"),
 }
 
 
