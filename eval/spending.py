@@ -93,7 +93,7 @@ class Meter:
         return _Ran(
             block_calls=(passes + each * sum(decoded)) * self._calls,
             model_flops=self._prefill(prompt).flops + flops,
-            serial_steps=round((serial + each * max(decoded)) * self._serial),
+            serial_steps=round((serial + latent.token_serial() * max(decoded)) * self._serial),
             **self._looped(float(self._loops), float(self._loops)),
         )
 

@@ -242,13 +242,17 @@ class Latent(nn.Module, ABC):
         """Times that one token takes all calls of the depth."""
         return 1
 
+    def token_serial(self) -> int:
+        """Runs of the depth that wait for one another while a token is decoded."""
+        return self.passes_per_position()
+
     def prompt_passes(self) -> int:
         """Times that a token of a prompt takes all calls of the depth."""
         return self.passes_per_position()
 
     def prompt_serial(self, length: int) -> int:
         """Runs of the depth that wait for one another while a prompt is read."""
-        return self.passes_per_position()
+        return self.token_serial()
 
 
 def joined_in_time(parts: list[Thought]) -> Thought:

@@ -14,10 +14,9 @@ Legend: B batch, T time, D width, P positions of the stack.
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..cost import Cost, total
-from ..depth.depth import Trajectory
 from .latent import (
     CostAt,
     Latent,
@@ -30,6 +29,8 @@ from .latent import (
     last_of,
 )
 
+CONTENTS = ("hidden", "pause")
+
 
 @dataclass
 class Ponder2Config(LatentConfig):
@@ -39,11 +40,14 @@ class Ponder2Config(LatentConfig):
         latents: thoughts after each token.
         rounds: passes over tokens and thoughts when many are read at once, the last of which is
             read out; null thinks token by token, exactly, which takes as many steps.
+        content: what a thought reads: the hidden state before it, or (pause) a learned vector, the
+            control, which waits for nothing.
     """
 
     kind: str = "ponder2"
     latents: int = 1
     rounds: int | None = None
+    content: str = "hidden"
 
     def build(self, site: LatentSite) -> "Ponder2":
         """Make the module; ValueError on impossible settings."""
@@ -53,18 +57,97 @@ class Ponder2Config(LatentConfig):
             )
         if self.rounds is not None and self.rounds < 1:
             raise ValueError(f"latent.rounds={self.rounds} must be at least 1, or null for exact")
+        if self.content not in CONTENTS:
+            raise ValueError(f"latent.content={self.content} is not known: choose hidden or pause")
+        if self.content == "pause":
+            return PauseBetween(site.dim, self.latents)
         return Ponder2(self.latents, self.rounds)
 
 
-class Ponder2(Latent):
-    """Interleaves tokens with thoughts."""
+class Between(Latent):
+    """Interleaves tokens with positions that write nothing; the last of them is read out."""
 
     repeats_passes = True
 
-    def __init__(self, latents: int, rounds: int | None) -> None:
+    def __init__(self, latents: int) -> None:
         super().__init__()
-        self.latents, self.rounds = latents, rounds
-        self.stretch = latents + 1
+        self.latents, self.stretch = latents, latents + 1
+
+    def run_stretched(self, given: Reading, inputs: list[Tensor], calls: list | None) -> Thought:
+        """Run tokens and what follows each, `[B, T, D]` for every place after a token."""
+        segments_BP = given.segments_BT
+        if segments_BP is not None:
+            segments_BP = segments_BP.repeat_interleave(self.stretch, dim=1)
+        return given.run(torch.stack(inputs, dim=2).flatten(1, 2), segments_BP, calls)
+
+    def by_token(self, last: Thought, block_calls: int, record: bool) -> Thought:
+        """Return what is read out of stretched states, and the calls of a token."""
+        step = slice(self.latents, None, self.stretch)
+        steps = [last.hidden_BTD[:, place :: self.stretch] for place in range(self.stretch)]
+        trajectory = replace(
+            last.trajectory,
+            block_calls=block_calls,
+            states=[state[:, step] for state in last.trajectory.states],
+            layers=[layer[:, step] for layer in last.trajectory.layers],
+        )
+        return Thought(steps[-1], trajectory, last.losses, steps if record else [])
+
+    def passes_per_position(self) -> int:
+        """The token and its thoughts."""
+        return self.stretch
+
+    def steps_per_token(self) -> int:
+        """The thoughts."""
+        return self.latents
+
+
+class PauseBetween(Between):
+    """A learned vector after each token: as many positions, and no content."""
+
+    def __init__(self, dim: int, latents: int) -> None:
+        super().__init__(latents)
+        self.pause_D = nn.Parameter(torch.empty(dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the vector as embeddings are drawn."""
+        nn.init.normal_(self.pause_D, std=0.02)
+
+    def forward(self, given: Reading) -> Thought:
+        """Run all positions at once."""
+        x_BTD = given.embed(given.tokens_BT)
+        pauses = [self.pause_D.to(x_BTD.dtype).expand_as(x_BTD)] * self.latents
+        made = self.run_stretched(given, [x_BTD, *pauses], given.calls)
+        calls = self.stretch * made.trajectory.block_calls
+        return self.by_token(made, calls, given.record)
+
+    def cost(self, at: CostAt, context: int, sizes: Sizes) -> Cost:
+        """The token's position and the pauses', which wait for nothing."""
+        first = self.stretch * (context - 1)
+        each = [at(first + number) for number in range(1, self.stretch + 1)]
+        last = each[-1]
+        flops = sum(position.flops for position in each)
+        return Cost(flops, last.weight_bytes, last.state_bytes, last.serial_steps)
+
+    def prefill_cost(self, at: CostAt, length: int, sizes: Sizes) -> Cost:
+        """All positions at once."""
+        return at(self.stretch * length)
+
+    def token_serial(self) -> int:
+        """One run."""
+        return 1
+
+    def prompt_serial(self, length: int) -> int:
+        """One run."""
+        return 1
+
+
+class Ponder2(Between):
+    """Interleaves tokens with thoughts."""
+
+    def __init__(self, latents: int, rounds: int | None) -> None:
+        super().__init__(latents)
+        self.rounds = rounds
 
     def forward(self, given: Reading) -> Thought:
         """Think between tokens; in rounds, or token by token."""
@@ -95,32 +178,16 @@ class Ponder2(Latent):
 
     def _in_rounds(self, given: Reading, x_BTD: Tensor, rounds: int) -> Thought:
         """Make all thoughts anew in each round, from the hidden states before them."""
-        segments_BP = None
-        if given.segments_BT is not None:
-            segments_BP = given.segments_BT.repeat_interleave(self.stretch, dim=1)
         guess = given.run(x_BTD, given.segments_BT, _copies(given.calls))
         parts, thoughts = [], [guess.hidden_BTD] * self.latents
         for number in range(1, rounds + 1):
             calls = given.calls if number == rounds else _copies(given.calls)
-            inputs_BPD = torch.stack([x_BTD, *thoughts], dim=2).flatten(1, 2)
-            parts.append(given.run(inputs_BPD, segments_BP, calls))
+            parts.append(self.run_stretched(given, [x_BTD, *thoughts], calls))
             hidden_BTPD = parts[-1].hidden_BTD.unflatten(1, (-1, self.stretch))
             thoughts = list(hidden_BTPD[:, :, :-1].unbind(dim=2))
         last = last_of(parts)
-        steps = [last.hidden_BTD[:, place :: self.stretch] for place in range(self.stretch)]
-        trajectory = self._in_tokens(last.trajectory, guess)
-        return Thought(steps[-1], trajectory, last.losses, steps if given.record else [])
-
-    def _in_tokens(self, trajectory: Trajectory, guess: Thought) -> Trajectory:
-        """What ran, at the places that are read out; calls are counted for each token."""
-        calls = guess.trajectory.block_calls + self.stretch * trajectory.block_calls
-        step = slice(self.latents, None, self.stretch)
-        return replace(
-            trajectory,
-            block_calls=calls,
-            states=[state[:, step] for state in trajectory.states],
-            layers=[layer[:, step] for layer in trajectory.layers],
-        )
+        block_calls = guess.trajectory.block_calls + self.stretch * last.trajectory.block_calls
+        return self.by_token(last, block_calls, given.record)
 
     # What it costs: a pass over the stretched sequence for each round, and one over the tokens.
 
@@ -142,14 +209,6 @@ class Ponder2(Latent):
                 steps * whole.serial_steps,
             )
         return _at_the_end([at(length), *[whole] * self.rounds])
-
-    def passes_per_position(self) -> int:
-        """The token and its thoughts."""
-        return self.stretch
-
-    def steps_per_token(self) -> int:
-        """The thoughts."""
-        return self.latents
 
     def prompt_passes(self) -> int:
         """The token and its thoughts, in every round, and the token in the first guess."""

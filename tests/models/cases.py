@@ -24,6 +24,7 @@ from models.depth.relaxation import RELAXATIONS
 from models.depth.routing import ROUTES
 from models.depth.start import STARTS
 from models.latent.listing import LATENTS
+from models.latent.ponder2 import Ponder2Config
 from models.layout import parse_layout
 from models.mixer import Mixer, MixerConfig, Site
 from models.mixers.attention import AttentionConfig
@@ -203,6 +204,7 @@ BACKBONE_CASES: dict[str, BackboneConfig] = {
         for kind, made in LATENTS.items()
         if kind != "none" and not made.thinks  # thoughts before an answer: test_latent_conformance
     },
+    "pause between latent": backbone_config("gdn attn", latent=Ponder2Config(content="pause")),
     "3*gdn attn": backbone_config("3*gdn attn", 4),
     "gdn mamba2 attn": backbone_config("gdn mamba2 attn", 3),
     "window mamba2 tied": backbone_config("window mamba2", 2, tie_embeddings=True),

@@ -101,10 +101,10 @@ def test_block_calls_are_the_calls_made(case: str, loops: int | None) -> None:
     expected = backbone.block_calls_per_position(loops)
     positions = sum(calls) / (2 * LENGTH)
     assert positions == expected == out.trajectory.block_calls
-    assert backbone.cost(3, loops).serial_steps == expected
     at_once = len(backbone.depth.calls(backbone.depth.resolve_loops(loops)))
     assert len(calls) == at_once * backbone.latent.prompt_serial(LENGTH)
     assert backbone.prefill_cost(LENGTH, loops).serial_steps == len(calls)
+    assert backbone.cost(3, loops).serial_steps == at_once * backbone.latent.token_serial()
 
 
 SHARED = [case for case, config in STEADY.items() if "@" in config.layout]
