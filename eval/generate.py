@@ -221,9 +221,9 @@ class _Pool:
         return out.state, out.readout(out.hidden_BTD[:, -1:])[:, 0], exits
 
     def _thinking(self, roles_BT: Tensor, admitted: list[int]) -> dict[str, Any]:
-        """What a pass is told where it thinks."""
+        """What a pass is told beside the tokens: what each is, and what alters thoughts."""
         if not self.thoughts:
-            return {}
+            return {"roles_BT": roles_BT}
         return {"roles_BT": roles_BT, "alter": self.alter and self.alter(admitted)}
 
     def _exits(self, out: Output, shape: tuple[int, ...]) -> np.ndarray:

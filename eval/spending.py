@@ -62,6 +62,7 @@ class Meter:
         )
         self._calls = len(depth.calls(self._loops))
         self._serial = depth.cost(1, self._loops).serial_steps
+        self._fitting = lru_cache(maxsize=None)(lambda length: backbone.fitting(length, loops))
         self._flops_up_to = [0.0]
 
     def spend(self, samples: Sequence[Generation]) -> Spending:
@@ -75,7 +76,7 @@ class Meter:
         return Spending(
             prompt_tokens=samples[0].prompt_tokens,
             visible_tokens=(visible := sum(len(sample.tokens) for sample in samples)),
-            latent_steps=self._thought_steps(samples) + self._latent.steps_per_token() * visible,
+            latent_steps=self._latent_steps(samples, visible),
             state_bytes=round(held),
             **vars(counts(samples)),
         )
@@ -90,12 +91,21 @@ class Meter:
         latent, each = self._latent, self._latent.passes_per_position()
         passes = prompt * latent.prompt_passes() + self._thought_steps(samples)
         serial = latent.prompt_serial(prompt) + latent.serial_thoughts(thoughts)
+        fitting = self._fitting(prompt)
+        passes += latent.prefix + fitting.passes
+        waits = (serial + latent.token_serial() * max(decoded)) * self._serial
         return _Ran(
             block_calls=(passes + each * sum(decoded)) * self._calls,
-            model_flops=self._prefill(prompt).flops + flops,
-            serial_steps=round((serial + latent.token_serial() * max(decoded)) * self._serial),
+            model_flops=self._prefill(prompt).flops + flops + fitting.cost.flops,
+            serial_steps=round(waits + fitting.cost.serial_steps),
             **self._looped(float(self._loops), float(self._loops)),
         )
+
+    def _latent_steps(self, samples: Sequence[Generation], visible: int) -> int:
+        """Steps of thoughts, of what every written token takes, and of vectors inferred."""
+        written = self._latent.steps_per_token() * visible
+        fitted = self._fitting(samples[0].prompt_tokens).latent_steps
+        return self._thought_steps(samples) + written + fitted
 
     def _thought_steps(self, samples: Sequence[Generation]) -> int:
         """Positions of thoughts that were run, each as often as it was."""

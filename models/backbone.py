@@ -16,7 +16,7 @@ from .cost import Cost, linear_flops
 from .depth.depth import Asked, Depth, Trajectory
 from .depth.draws import Draws
 from .depth.stop import Stop
-from .latent.latent import Alter, CostAt, LatentSite, Reading, Sizes, Thought
+from .latent.latent import Alter, CostAt, Fitting, LatentSite, Reading, Sizes, Thought
 from .layers import RMSNorm
 from .mixer import Mixer
 from .stack import make_blocks, make_more_blocks
@@ -76,6 +76,7 @@ class Output:
         finish: a recorded state of the trajectory to hidden states as above.
         passes: hidden states as above after each pass that a position takes, where the latent
             scheme makes several and they are recorded.
+        measures: what a training step is told by name, but doesn't minimise.
     """
 
     hidden_BTD: Tensor
@@ -85,6 +86,7 @@ class Output:
     losses: dict[str, Tensor] = field(default_factory=dict)
     finish: Callable[[Tensor], Tensor] = lambda hidden_BTD: hidden_BTD
     passes: list[Tensor] = field(default_factory=list)
+    measures: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Backbone(nn.Module):
@@ -178,7 +180,8 @@ class Backbone(nn.Module):
 
         own = (None, None) if state is None else (state.calls, state.latent)
         run, read = _Run(self.depth, self.norm, asked), (tokens_BT, segments_BT, roles_BT)
-        reading = Reading(*read, self.embedding, self._blend, run, self.head, *own, record, alter)
+        given = (*own, record, alter, draws)
+        reading = Reading(*read, self.embedding, self._blend, run, self.head, *given)
         return self._output(self.latent(reading), state)
 
     def _output(self, thought: Thought, state: BackboneState | None) -> Output:
@@ -191,6 +194,7 @@ class Backbone(nn.Module):
             thought.losses,
             lambda hidden_BTD: self.norm(after(hidden_BTD)),
             thought.passes,
+            thought.measures,
         )
 
     def _blend(self, probabilities: Tensor) -> Tensor:
@@ -220,7 +224,7 @@ class Backbone(nn.Module):
     ) -> BackboneState:
         """Return empty memory for `batch` documents of up to `max_len` tokens."""
         count, latent = self.depth.resolve_loops(loops), self.latent
-        longest = max_len * latent.stretch
+        longest = latent.prefix + max_len * latent.stretch
         calls: list[Any] = []
         for _ in range(latent.copies):
             calls += self.depth.init_state(batch, longest, device, dtype, count)
@@ -254,6 +258,13 @@ class Backbone(nn.Module):
         made = max(1, passes - 1) * thoughts * latent.thought_flops(self.sizes)
         again = self.depth.prefill_cost(length, self.depth.resolve_loops(loops))
         return (passes - 1) * again + Cost(flops=made)
+
+    def fitting(self, length: int, loops: int | None = None) -> Fitting:
+        """What inferring latent vectors from `length` tokens costs, beside reading them."""
+        count = self.depth.resolve_loops(loops)
+        return self.latent.fitting(
+            lambda positions: self.depth.prefill_cost(positions, count), length, self.sizes
+        )
 
     def _cost_at(self, loops: int | None) -> CostAt:
         count = self.depth.resolve_loops(loops)

@@ -66,6 +66,7 @@ class Recorder(L.Callback):
 
     def _reset(self) -> None:
         self._loss, self._tokens, self._gradient_norm = 0.0, 0, math.nan
+        self._measured: dict[str, float] = {}
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any
@@ -86,8 +87,11 @@ class Recorder(L.Callback):
         loss: Tensor = outputs["loss"] if isinstance(outputs, dict) else outputs
         self._loss += float(loss.detach())
         self._tokens += int((batch.segments_BT >= 0).sum())
+        assert isinstance(pl_module, PretrainModule)
+        for name, value in pl_module.net.measured.items():
+            share = float(value) / trainer.accumulate_grad_batches
+            self._measured[name] = self._measured.get(name, 0.0) + share
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            assert isinstance(pl_module, PretrainModule)
             self._end_step(trainer, pl_module)
             self._reset()
 
@@ -103,6 +107,8 @@ class Recorder(L.Callback):
             "gradient_norm": self._gradient_norm,
             "loops": module.loops_at(step - 1),
         }
+        for name, mine in self._measured.items():
+            (row[name],) = _summed(trainer, mine / trainer.world_size)
         if self.validate_every and step % self.validate_every == 0:
             row |= self._validate(trainer, module, data)
         if self.writer is not None:

@@ -238,6 +238,7 @@ class RunConfig:
                 f"stages.objective.fill=true fills all in at once, and latent={kind} thinks before "
                 "it writes: choose latent=none, or leave fill out"
             )
+        self._validate_fitting(backbone)
         try:
             backbone.init_state(1, 1, "meta")
         except ValueError as error:
@@ -245,6 +246,23 @@ class RunConfig:
                 f"latent={kind} adds thoughts to a state, and depth={self.backbone.depth.kind} "
                 f"keeps none here ({error}): choose another depth, or latent=none"
             ) from None
+
+    def _validate_fitting(self, backbone: Backbone) -> None:
+        """What is inferred from a question can't be scored on it."""
+        latent, depth = backbone.latent, self.backbone.depth
+        if latent.sees_ahead and self.data.loss.question:
+            raise ValueError(
+                f"data.loss.question={self.data.loss.question}: latent={self.backbone.latent.kind} "
+                "reads a question's tokens given vectors that were fitted to all of it, so its loss "
+                "there would flatter it: set data.loss.question=0"
+            )
+        for name in ("stop", "route"):
+            if latent.prefix and (value := getattr(depth, name, "none")) != "none":
+                raise ValueError(
+                    f"backbone.depth.{name}={value} lets positions run fewer loops, which isn't "
+                    f"counted for the vectors of latent={self.backbone.latent.kind}: choose "
+                    f"{name}=none, or latent=none"
+                )
 
     def _validate_fill(self, backbone: Backbone) -> None:
         fills = [stage.objective.fill for stage in self.stages]

@@ -129,6 +129,8 @@ def jacobian_norm(trajectory: Trajectory, segments_BT: Tensor, draws: Draws) -> 
     """
     assert trajectory.step is not None
     state = trajectory.states[-1]
+    if trajectory.segments_BT is not None:
+        segments_BT = trajectory.segments_BT
     direction = draws.normal("jacobian", state.shape[1:]).to(state)
     length_B11 = STEP * _lengths(state.detach(), segments_BT)[:, None, None]
     moved = trajectory.step(state + length_B11 * direction) - trajectory.step(state)

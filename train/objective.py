@@ -41,6 +41,7 @@ class Objective(nn.Module):
         super().__init__()
         self.backbone, self.mask_id = backbone, mask_id
         self.recorded: Trajectory | None = None
+        self.measured: dict[str, Tensor] = {}
 
     def forward(
         self,
@@ -52,6 +53,8 @@ class Objective(nn.Module):
         record: bool = False,
     ) -> Tensor:
         """Return the batch's part of the global loss, in nats per unit of weight.
+
+        What a latent scheme tells of the pass is kept in `measured`.
 
         Args:
             batch: the whole global batch, or a part of it.
@@ -69,6 +72,7 @@ class Objective(nn.Module):
         taught = batch.written if draws is not None else None
         output = self._run(batch, draws, record or needs_states, loops, layers=taught is not None)
         self.recorded = output.trajectory if record else None
+        self.measured = output.measures
         targets = Targets.of(batch)
         if over == "final":
             total = _final(output, targets, config)

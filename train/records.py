@@ -25,6 +25,8 @@ COLUMNS = (
     "token_correlation",
     "spectral_bound",
     "mean_loops",
+    # Of latent vectors alone: nats that a document's posterior is off the prior, on the mean.
+    "posterior_kl",
 )
 
 

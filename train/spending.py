@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,13 +30,14 @@ def training_cost(
 
     Training FLOPs are three forward passes' (one forward, two backward) over every document read,
     each reading out its positions, at the loop counts that the run draws; loops that are not
-    differentiated count once, and what an objective over loops runs and reads out counts too.
-    Where thoughts replace steps, documents are as long as each stage makes them.
+    differentiated count once, and what an objective over loops runs and reads out counts too, and
+    what infers latent vectors. Where thoughts replace steps, documents are as long as each stage makes them.
     """
     rows = corpus.split("train")
     steps = _kinds_of_steps(backbone, config, plan)
     share = config.trainer.rows_per_step / rows.num_rows
-    lengths = {kind.thinking: documents_of(rows, kind.thinking) for kind in steps}
+    asks = backbone.latent.fits_questions
+    lengths = {kind.thinking: documents_of(rows, kind.thinking, asks) for kind in steps}
     flops = sum(
         share * times * step_flops(backbone, lengths[kind.thinking], kind)
         for kind, times in steps.items()
@@ -44,7 +45,7 @@ def training_cost(
     if backbone.config.latent.needs_written:
         flops += _teacher_flops(backbone, rows, share, steps)
     tokens = sum(
-        share * times * sum(length * n for (length, _), n in lengths[kind.thinking].items())
+        share * times * sum(size.length * n for size, n in lengths[kind.thinking].items())
         for kind, times in steps.items()
     )
     mean_loops = sum(kind.loops * times for kind, times in steps.items()) / sum(steps.values())
@@ -119,43 +120,62 @@ def _teacher_flops(
     )
 
 
-Lengths = Mapping[tuple[int, int], float]
-"""How many documents have `(positions, thoughts among them)`."""
+class DocumentSize(NamedTuple):
+    """What a document takes up.
+
+    Attributes:
+        length: positions.
+        thoughts: thoughts among them.
+        question: tokens of the question among them, where they are asked for.
+    """
+
+    length: int
+    thoughts: int = 0
+    question: int = 0
 
 
-def documents_of(rows: PackedRows, rule: Rule | None) -> Lengths:
+Lengths = Mapping[DocumentSize, float]
+"""How many documents are of each size."""
+
+
+def documents_of(rows: PackedRows, rule: Rule | None, questions: bool = False) -> Lengths:
     """Count documents by what they take up, as a rule for thoughts makes them.
 
-    With a rule, rows are read: the first of a large split stand for all.
+    With a rule, or to tell questions, rows are read: the first of a large split stand for all.
     """
-    if rule is None:
-        return Counter((length, 0) for length in rows.document_lengths.tolist())
+    if rule is None and not questions:
+        return Counter(DocumentSize(length) for length in rows.document_lengths.tolist())
     read = min(rows.num_rows, MOST_ROWS)
-    found: Counter[tuple[int, int]] = Counter()
-    thinking = Thinking(rule)
+    found: Counter[DocumentSize] = Counter()
+    thinking = None if rule is None else Thinking(rule)
     for start in range(0, read, ROWS_AT_ONCE):
         part = rows.read(np.arange(start, min(read, start + ROWS_AT_ONCE)))
-        found.update(_documents(thinking.apply(part, "", rows.dot_id, rows.pad_id)))
+        if thinking is not None:
+            part = thinking.apply(part, "", rows.dot_id, rows.pad_id)
+        found.update(_documents(part, questions))
     return {size: count * rows.num_rows / read for size, count in found.items()}
 
 
-def _documents(rows: RowArrays) -> Iterator[tuple[int, int]]:
-    """Positions and thoughts of each document."""
+def _documents(rows: RowArrays, questions: bool) -> Iterator[DocumentSize]:
+    """The size of each document."""
     most = int(rows.segments.max()) + 1
     keys = np.arange(len(rows.segments))[:, None] * most + rows.segments
     real, size = rows.segments >= 0, len(rows.segments) * most
     positions = np.bincount(keys[real], minlength=size)
     thoughts = np.bincount(keys[real & (rows.roles == Role.THOUGHT)], minlength=size)
+    asked = np.bincount(keys[real & questions & (rows.roles == Role.QUESTION)], minlength=size)
     held = positions > 0
-    yield from zip(positions[held].tolist(), thoughts[held].tolist(), strict=True)
+    for sizes in zip(*(x[held].tolist() for x in (positions, thoughts, asked)), strict=True):
+        yield DocumentSize(*sizes)
 
 
 def step_flops(backbone: Backbone, documents: Lengths, kind: StepKind) -> float:
     """Training FLOPs of every document once, all positions read out."""
 
-    def flops(length: int, thoughts: int) -> float:
-        found = _pass_flops(backbone, length, kind.loops, None)
-        found += sum(_pass_flops(backbone, length, e.loops, e.window) for e in kind.extra)
+    def flops(length: int, thoughts: int, question: int) -> float:
+        fits = question if backbone.latent.fits_questions else length
+        found = _pass_flops(backbone, length, fits, kind.loops, None)
+        found += sum(_pass_flops(backbone, length, fits, e.loops, e.window) for e in kind.extra)
         if kind.reads_loops:
             found += 3 * (kind.loops - 1) * backbone.finish_cost(length).flops
         if kind.jacobian:
@@ -165,10 +185,17 @@ def step_flops(backbone: Backbone, documents: Lengths, kind: StepKind) -> float:
     return sum(count * flops(*size) for size, count in documents.items())
 
 
-def _pass_flops(backbone: Backbone, length: int, loops: int, window: int | None) -> float:
-    """One pass: what is differentiated three times, what isn't once."""
+def _pass_flops(
+    backbone: Backbone, length: int, fits: int, loops: int, window: int | None
+) -> float:
+    """One pass: what is differentiated three times, what isn't once.
+
+    `fits` is how many tokens latent vectors are inferred from before it. That counts as if all
+    loops were differentiated.
+    """
     forward = backbone.prefill_cost(length, loops, readouts=length).flops
-    return 3 * forward - 2 * backbone.depth.forward_only_cost(length, loops, window).flops
+    once = 2 * backbone.depth.forward_only_cost(length, loops, window).flops
+    return 3 * forward - once + backbone.fitting(fits, loops).cost.flops
 
 
 def _one_loop(backbone: Backbone, length: int, loops: int) -> float:

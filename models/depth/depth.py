@@ -81,6 +81,8 @@ class Trajectory:
         finish: a recorded state to what follows the loops.
         step: the last loop again, from another state.
         layers: what each block call returned, in order, where that was asked for.
+        segments_BT: document ids of the recorded states' positions, where a latent scheme added
+            some to the tokens'; None is the tokens'.
     """
 
     loops: int
@@ -92,6 +94,7 @@ class Trajectory:
     finish: Callable[[Tensor], Tensor] = lambda hidden_BTD: hidden_BTD
     step: Callable[[Tensor], Tensor] | None = None
     layers: list[Tensor] = field(default_factory=list)
+    segments_BT: Tensor | None = None
 
 
 class Depth(nn.Module, ABC):

@@ -26,13 +26,14 @@ def loop_health(trajectory: Trajectory, segments_BT: Tensor | None) -> dict[str,
         return {}
     last = trajectory.states[-1].float()
     real_BT = torch.ones(last.shape[:2], dtype=torch.bool, device=last.device)
-    if segments_BT is not None:
-        real_BT = segments_BT >= 0
+    own_BT = segments_BT if trajectory.segments_BT is None else trajectory.segments_BT
+    if own_BT is not None:
+        real_BT = own_BT >= 0
     lengths_BT = last.norm(dim=-1)
-    found = {"state_norm": _mean(lengths_BT / last.shape[-1] ** 0.5, segments_BT)}
+    found = {"state_norm": _mean(lengths_BT / last.shape[-1] ** 0.5, own_BT)}
     if len(trajectory.states) > 1:
         change_BT = (last - trajectory.states[-2].float()).norm(dim=-1)
-        found["loop_residual"] = _mean(change_BT / lengths_BT.clamp(min=1e-12), segments_BT)
+        found["loop_residual"] = _mean(change_BT / lengths_BT.clamp(min=1e-12), own_BT)
     if trajectory.exits_BT is not None:
         found["mean_loops"] = _mean(trajectory.exits_BT.float(), segments_BT)
     elif trajectory.halts:

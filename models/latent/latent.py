@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..cost import Cost
 from ..depth.depth import Trajectory
+from ..depth.draws import Draws
 from ..state import State
 
 THOUGHT = 3
@@ -71,12 +72,14 @@ class Thought:
         losses: auxiliary losses by name.
         passes: hidden states as above after each pass that a position takes, the last one's too,
             where there are several and they are recorded.
+        measures: what a training step is told by name, but doesn't minimise; means over rows.
     """
 
     hidden_BTD: Tensor
     trajectory: Trajectory
     losses: dict[str, Tensor] = field(default_factory=dict)
     passes: list[Tensor] = field(default_factory=list)
+    measures: dict[str, Tensor] = field(default_factory=dict)
 
 
 Embed = Callable[[Tensor], Tensor]
@@ -127,6 +130,7 @@ class Reading:
         memory: the scheme's own memory, updated in place; None where it keeps none.
         record: whether the states of all loops, and passes, are asked for.
         alter: changes the inputs of thoughts before they are read; None reads them as they are.
+        draws: where a training step is; None is evaluation.
     """
 
     tokens_BT: Tensor
@@ -140,6 +144,7 @@ class Reading:
     memory: Any = None
     record: bool = False
     alter: Alter | None = None
+    draws: Draws | None = None
 
     @property
     def thoughts_BT(self) -> Tensor | None:
@@ -178,6 +183,21 @@ class Sizes:
         return 4 * (self.dim + 2 * self.dim * self.vocab_size)
 
 
+@dataclass(frozen=True)
+class Fitting:
+    """What it costs to infer a document's latent vectors, beside reading it.
+
+    Attributes:
+        cost: FLOPs, and block passes that must wait for one another.
+        passes: positions run, each as often as it was.
+        latent_steps: steps of the vectors' own positions.
+    """
+
+    cost: Cost = field(default_factory=Cost)
+    passes: int = 0
+    latent_steps: int = 0
+
+
 CostAt = Callable[[int], Cost]
 """Cost of one position that sees so many, or of reading so many at once: of the depth alone."""
 
@@ -188,12 +208,19 @@ class Latent(nn.Module, ABC):
     Attributes:
         copies: sets of memories of the stack that a state holds.
         stretch: positions of the stack that one token takes.
+        prefix: positions of the stack that stand in front of every document.
         repeats_passes: whether a token's position is run more than once.
+        fits_questions: whether training infers latent vectors from questions alone.
+        sees_ahead: whether a token of a question is read with what follows it there, so that
+            predicting a question's own tokens shows nothing.
     """
 
     copies: int = 1
     stretch: int = 1
+    prefix: int = 0
     repeats_passes: bool = False
+    fits_questions: bool = False
+    sees_ahead: bool = False
 
     def reset_parameters(self) -> None:
         """Draw all weights anew; a scheme with weights of its own overrides this."""
@@ -217,6 +244,10 @@ class Latent(nn.Module, ABC):
     def prefill_cost(self, at: CostAt, length: int, sizes: Sizes) -> Cost:
         """Cost of reading `length` tokens at once, their last readouts left out."""
         return at(length)
+
+    def fitting(self, at: CostAt, length: int, sizes: Sizes) -> Fitting:
+        """Cost of inferring latent vectors from so many tokens; `at` is of reading many at once."""
+        return Fitting()
 
     def steps_per_token(self) -> int:
         """Latent steps that every written token takes."""

@@ -10,6 +10,7 @@ from .pause import PauseConfig
 from .ponder import PonderConfig
 from .ponder2 import Ponder2Config
 from .soft import SoftConfig
+from .vector import VectorConfig
 
 LATENTS: dict[str, type[LatentConfig]] = {
     "none": NoLatentConfig,
@@ -21,4 +22,5 @@ LATENTS: dict[str, type[LatentConfig]] = {
     "lotus": LotusConfig,
     "ponder": PonderConfig,
     "ponder2": Ponder2Config,
+    "vector": VectorConfig,
 }
