@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from data.roles import Role
 from data.tokenizer import SymbolicTokenizer
 from models.backbone import Backbone, Output
 from models.config import BackboneConfig
@@ -14,7 +15,7 @@ from models.cost import Cost
 from models.depth.depth import Trajectory
 from models.depth.fixed import FixedDepth, FixedDepthConfig
 from models.depth.looped import LoopedDepthConfig
-from models.latent.latent import Sizes
+from models.latent.latent import Fitting, LatentConfig, Sizes
 from models.latent.none import NoLatent, NoLatentConfig
 from models.mixers.attention import AttentionConfig
 from models.mixers.gated_delta import GatedDeltaNetConfig
@@ -83,7 +84,7 @@ class ScriptedBackbone(nn.Module):
         loops: int | None,
         roles_BT: Tensor | None = None,
     ) -> Output:
-        assert not self.training and roles_BT is None
+        assert not self.training and (roles_BT is None or bool((roles_BT == Role.QUESTION).all()))
         self.calls.append((*tokens_BT.shape, loops))
         logits_BTV = torch.zeros(*tokens_BT.shape, TOKENIZER.vocab_size)
         for row, tokens in enumerate(tokens_BT.tolist()):
@@ -108,11 +109,16 @@ class ScriptedBackbone(nn.Module):
     def prefill_cost(self, length: int, loops: int | None = None) -> Cost:
         return Cost(flops=1000.0 * length * (loops or 1), serial_steps=2 * (loops or 1))
 
+    def fitting(self, length: int, loops: int | None = None) -> Fitting:
+        return Fitting()
+
     def block_calls_per_position(self, loops: int | None = None) -> int:
         return 2 * (loops or 1)
 
 
-def real_backbone(layout: str, looped: bool = False, seed: int = 0) -> Backbone:
+def real_backbone(
+    layout: str, looped: bool = False, seed: int = 0, latent: LatentConfig | None = None
+) -> Backbone:
     """A small real backbone in float64 that writes varied texts, ends among them."""
     config = BackboneConfig(
         dim=16,
@@ -123,6 +129,7 @@ def real_backbone(layout: str, looped: bool = False, seed: int = 0) -> Backbone:
             "gdn": GatedDeltaNetConfig(num_heads=2, chunk_size=8),
         },
         depth=LoopedDepthConfig(loops=2) if looped else FixedDepthConfig(),
+        latent=latent or NoLatentConfig(),
         mlp_hidden=24,
         vocab_size=TOKENIZER.vocab_size,
     )

@@ -82,11 +82,20 @@ def only_stops(name: str, backbone: Backbone) -> bool:
     return "depth.halting" in name and not isinstance(backbone.depth.halting, ACTHalting)
 
 
+def only_fits(name: str, backbone: Backbone) -> bool:
+    """Whether a weight reads what was fitted to a question, and there is none here."""
+    return backbone.latent.sees_ahead and name == "latent.into.weight"
+
+
 def results(backbone: Backbone, read: Tensor, segments: Tensor | None) -> dict[str, Tensor]:
     """Logits, and gradients of a random projection of them by each parameter."""
     y = logits(backbone, read, segments)
     weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=y.dtype)
-    named = [(name, p) for name, p in backbone.named_parameters() if not only_stops(name, backbone)]
+    named = [
+        (name, parameter)
+        for name, parameter in backbone.named_parameters()
+        if not only_stops(name, backbone) and not only_fits(name, backbone)
+    ]
     names, parameters = zip(*named, strict=True)
     gradients = torch.autograd.grad((y * weights).sum(), parameters)
     return dict(zip(["logits", *names], [y.detach(), *gradients], strict=True))

@@ -99,7 +99,7 @@ def test_block_calls_are_the_calls_made(case: str, loops: int | None) -> None:
             )
     out = backbone(torch.randint(VOCABULARY, (2, LENGTH)), loops=loops)
     expected = backbone.block_calls_per_position(loops)
-    positions = sum(calls) / (2 * LENGTH)
+    positions = sum(calls) / (2 * (backbone.latent.prefix + LENGTH))
     assert positions == expected == out.trajectory.block_calls
     at_once = len(backbone.depth.calls(backbone.depth.resolve_loops(loops)))
     assert len(calls) == at_once * backbone.latent.prompt_serial(LENGTH)
