@@ -253,8 +253,8 @@ class RunConfig:
         if latent.sees_ahead and self.data.loss.question:
             raise ValueError(
                 f"data.loss.question={self.data.loss.question}: latent={self.backbone.latent.kind} "
-                "reads a question's tokens given vectors that were fitted to all of it, so its loss "
-                "there would flatter it: set data.loss.question=0"
+                "reads a question's tokens given vectors that were fitted to all of it, so its "
+                "loss there would flatter it: set data.loss.question=0"
             )
         for name in ("stop", "route"):
             if latent.prefix and (value := getattr(depth, name, "none")) != "none":

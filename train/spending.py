@@ -31,7 +31,8 @@ def training_cost(
     Training FLOPs are three forward passes' (one forward, two backward) over every document read,
     each reading out its positions, at the loop counts that the run draws; loops that are not
     differentiated count once, and what an objective over loops runs and reads out counts too, and
-    what infers latent vectors. Where thoughts replace steps, documents are as long as each stage makes them.
+    what infers latent vectors. Where thoughts replace steps, documents are as long as each stage
+    makes them.
     """
     rows = corpus.split("train")
     steps = _kinds_of_steps(backbone, config, plan)

@@ -15,39 +15,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .documents import first_positions
 from .latent import Thought
-
-
-def number_documents(segments_BT: Tensor, goes_on_B: Tensor | None = None) -> tuple[Tensor, int]:
-    """Count documents through all rows.
-
-    Args:
-        segments_BT: document ids, -1 is padding.
-        goes_on_B: rows whose first document began in an earlier call; None is no row.
-
-    Returns:
-        `number_BT`, the number of each position's document, -1 for padding and for what goes on;
-        and how many documents there are.
-    """
-    changes_BT = _begins(segments_BT)
-    begins_BT, own_BT = changes_BT.clone(), segments_BT >= 0
-    if goes_on_B is not None:
-        begins_BT[:, 0] &= ~goes_on_B
-        own_BT = own_BT & ~(goes_on_B[:, None] & (changes_BT.cumsum(dim=1) == 1))
-    count_X = (begins_BT & own_BT).flatten().cumsum(dim=0)
-    number_BT = torch.where(own_BT, count_X.view_as(segments_BT) - 1, -1)
-    return number_BT, int(count_X[-1])
-
-
-def first_positions(number_BT: Tensor) -> Tensor:
-    """Where the documents that have a number begin, `[B, T]`."""
-    return _begins(number_BT) & (number_BT >= 0)
-
-
-def _begins(ids_BT: Tensor) -> Tensor:
-    begins_BT = torch.ones_like(ids_BT, dtype=torch.bool)
-    begins_BT[:, 1:] = ids_BT[:, 1:] != ids_BT[:, :-1]
-    return begins_BT
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,12 @@ the vectors, since no batch asks for it.
 What a posterior is fitted on:
 
     training    the whole document, as in the paper, or its question alone (`fit_on`)
-    otherwise   the question alone (the tokens of role QUESTION that a document begins with), whether
-                it is scored or continued, and the mean is used; without a question, or without
-                roles, the prior's mean
+    otherwise   the question alone (the tokens of role QUESTION that a document begins with), be it
+                scored or continued, and the mean is used; without a question, or roles, the prior's
 
 A fit on the whole document would tell its answer, so validation never does that. Within a
-question, though, every token is read given vectors that saw all of it: `sees_ahead`. A document that
-a state reads in several calls is fitted in the first of them.
+question, though, every token is read given vectors that saw all of it: `sees_ahead`. A document
+that a state reads in several calls is fitted in the first of them.
 
 Legend: B batch, T time, D width, N documents, P vectors of a document, W width of a vector, S inner
 steps.
@@ -34,8 +33,8 @@ from torch import Tensor, nn
 from ..cost import Cost, linear_flops
 from ..depth.draws import key_of
 from ..depth.going import in_any_process
-from ..segments import document_positions
-from .fronts import Fronted, first_positions, joined_in_rows, number_documents
+from .documents import first_positions, leading, mean_over_rows, number_documents
+from .fronts import Fronted, joined_in_rows
 from .latent import CostAt, Fitting, Latent, LatentConfig, LatentSite, Reading, Sizes, Thought
 from .posterior import Posterior, fit, summed_nats
 from .vector_memory import VectorMemory
@@ -194,7 +193,7 @@ class Vector(Latent):
                 posterior = self._fit(given, *own, posterior, steps)
         if given.draws is None:
             return posterior.mean_NPW, {}
-        kl = _mean_over_rows(posterior.divergence(), number_BT)
+        kl = mean_over_rows(posterior.divergence(), number_BT)
         return posterior.sample(noise_SNPW[-1]), {"posterior_kl": kl}
 
     def _predicting(self, given: Reading, number_BT: Tensor) -> Tensor | None:
@@ -206,7 +205,7 @@ class Vector(Latent):
         if not (learns and self.config.fit_on == "document"):
             if given.roles_BT is None:
                 return None
-            known_BT = known_BT & _leads(given.roles_BT == QUESTION, number_BT)
+            known_BT = known_BT & leading(given.roles_BT == QUESTION, number_BT)
         predicts_BT = torch.zeros_like(known_BT)
         same_BT = number_BT[:, 1:] == number_BT[:, :-1]
         predicts_BT[:, :-1] = known_BT[:, 1:] & known_BT[:, :-1] & same_BT
@@ -297,24 +296,6 @@ def _numbered(given: Reading, goes_on_B: Tensor | None) -> tuple[Tensor, int]:
     if goes_on_B is None:
         return row_BT, rows
     return number_documents(row_BT, goes_on_B)
-
-
-def _leads(asked_BT: Tensor, number_BT: Tensor) -> Tensor:
-    """Where something holds that has held since the document began."""
-    places_BT = document_positions(number_BT, number_BT.shape[1], None, number_BT.device)
-    time_T = torch.arange(number_BT.shape[1], device=number_BT.device)
-    fails_BT = (~asked_BT).long().cumsum(dim=1)
-    first_BT = time_T - places_BT
-    before_BT = fails_BT.gather(1, first_BT) - (~asked_BT).long().gather(1, first_BT)
-    return fails_BT == before_BT
-
-
-def _mean_over_rows(x_N: Tensor, number_BT: Tensor) -> Tensor:
-    """Mean over the documents of each row, then over rows: however rows are put into batches."""
-    row_N = first_positions(number_BT).nonzero()[:, 0]
-    counts_B = torch.bincount(row_N, minlength=len(number_BT)).clamp(min=1)
-    sums_B = x_N.new_zeros(len(number_BT)).index_add(0, row_N, x_N)
-    return (sums_B / counts_B).mean()
 
 
 def _normal(key: int, shape: tuple[int, ...]) -> Tensor:

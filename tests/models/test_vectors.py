@@ -1,8 +1,6 @@
 """Latent thought vectors: what is inferred, from what, and what is read with it."""
 
-from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -10,85 +8,38 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from torch.utils.flop_counter import FlopCounterMode
-
-from models.backbone import Backbone, Output
-from models.block import Block
-from models.depth.depth import Asked
+from models.backbone import Backbone
+from models.depth.depth import DepthConfig
 from models.depth.draws import Draws, key_of
-from models.depth.health import loop_health
+from models.depth.fixed import FixedDepthConfig
 from models.depth.looped import LoopedDepthConfig
-from models.latent.fronts import Fronted, number_documents
 from models.latent.posterior import Posterior, fit, summed_nats
-from models.latent.vector import Vector, VectorConfig
-from models.ops.twin import step_by_step
-from tests.models.cases import ROUNDING, VOCABULARY, backbone_config, build_backbone
-
-LENGTH = 21
-LAYOUTS = ("attn", "gdn attn")
-VECTORS = VectorConfig(vectors=3, width=5, inner_steps=2)
-DRAWS = Draws(seed=3, stage=0, step=5, rows=2)
-# Two rows: documents with a question and an answer, one of a single token, a text, and padding.
-SEGMENTS = torch.tensor([[-1] * 2 + [0] * 9 + [1] * 10, [0] + [1] * 11 + [2] * 6 + [-1] * 3])
-QUESTION, ANSWER, TEXT = 1, 4, 5
-QUESTIONS = {(0, 0): 5, (0, 1): 6, (1, 1): 4}
-"""Tokens of the question of a document of a row; the others have none."""
-
-
-def spans() -> dict[tuple[int, int], slice]:
-    """Where each document of each row stands."""
-    found = {}
-    for row, ids in enumerate(SEGMENTS.tolist()):
-        for document in sorted({*ids} - {-1}):
-            start = ids.index(document)
-            found[row, document] = slice(start, start + ids.count(document))
-    return found
-
-
-def roles() -> Tensor:
-    made = torch.full((2, LENGTH), TEXT)
-    for (row, document), length in QUESTIONS.items():
-        span = spans()[row, document]
-        made[row, span] = ANSWER
-        made[row, span.start : span.start + length] = QUESTION
-    return made
+from tests.models.cases import (
+    ROUNDING,
+    VOCABULARY,
+)
+from tests.models.vectors import (
+    DRAWS,
+    LAYOUTS,
+    QUESTIONS,
+    SEGMENTS,
+    VECTORS,
+    changed,
+    logits,
+    logits_of,
+    made,
+    prefixed_logits,
+    roles,
+    spans,
+    tokens,
+    vector,
+    with_,
+)
 
 
 @pytest.fixture(params=LAYOUTS)
 def backbone(request: pytest.FixtureRequest) -> Backbone:
     return made(request.param)
-
-
-def made(layout: str = "gdn attn", latent: VectorConfig = VECTORS, **changes: Any) -> Backbone:
-    return build_backbone(backbone_config(layout, latent=latent, **changes))
-
-
-def with_(backbone: Backbone, **settings: Any) -> Backbone:
-    """The same weights under other settings of its vectors."""
-    other = made(backbone.config.layout, replace(VECTORS, **settings))
-    other.load_state_dict(backbone.state_dict())
-    return other
-
-
-def vector(backbone: Backbone) -> Vector:
-    assert isinstance(backbone.latent, Vector)
-    return backbone.latent
-
-
-def tokens() -> Tensor:
-    return torch.randint(VOCABULARY, (2, LENGTH))
-
-
-def changed(tokens_BT: Tensor) -> Tensor:
-    return (tokens_BT + torch.randint(1, VOCABULARY, tokens_BT.shape)) % VOCABULARY
-
-
-def logits_of(out: Output) -> Tensor:
-    return out.readout(out.hidden_BTD)
-
-
-def logits(backbone: Backbone, read: Tensor, draws: Draws | None = None) -> Tensor:
-    return logits_of(backbone(read, SEGMENTS, roles_BT=roles(), draws=draws))
 
 
 # The posterior
@@ -137,14 +88,6 @@ def elbo_nats(backbone: Backbone, document: Tensor, posterior: Posterior) -> flo
         y = prefixed_logits(backbone, document.expand(64, -1), z)[:, :-1]
         each = F.cross_entropy(y.mT, document[1:].expand(64, -1), reduction="none").sum(dim=1)
     return float(each.mean() + posterior.divergence())
-
-
-def prefixed_logits(backbone: Backbone, read: Tensor, z_NPW: Tensor) -> Tensor:
-    """Logits of documents, one a row, read after given vectors by the depth alone."""
-    places = vector(backbone).prefixes(z_NPW)
-    x = torch.cat([places, backbone.embedding(read)], dim=1)
-    hidden, _, _ = backbone.depth(x, None, None, Asked(1))
-    return backbone.head(backbone.norm(hidden[:, z_NPW.shape[1] :]))
 
 
 def test_inner_steps_lower_every_documents_bound(backbone: Backbone) -> None:
@@ -261,9 +204,7 @@ def test_evaluation_reads_the_mean_fitted_to_the_question(backbone: Backbone) ->
     expected, _ = plain_logits(backbone, read, False, "question")
     actual = logits(backbone, read)
     for (row, document), span in spans().items():
-        torch.testing.assert_close(
-            actual[row, span], expected[row, document], rtol=1e-7, atol=1e-8
-        )
+        torch.testing.assert_close(actual[row, span], expected[row, document], rtol=1e-7, atol=1e-8)
     assert backbone(read, SEGMENTS, roles_BT=roles()).measures == {}
 
 
@@ -296,8 +237,13 @@ def test_an_answer_changes_nothing_before_it_but_a_question_does(backbone: Backb
         assert torch.equal(after, before) != seen, place
 
 
-def test_rows_are_the_same_in_any_part_of_the_batch(backbone: Backbone) -> None:
-    read = tokens()
+NOISE = LoopedDepthConfig(loops=2, start="noise", injection="add")
+
+
+@pytest.mark.parametrize("depth", [FixedDepthConfig(), NOISE], ids=["fixed", "from noise"])
+def test_rows_are_the_same_in_any_part_of_the_batch(depth: DepthConfig) -> None:
+    """A row with fewer documents than others is shorter alone, and so is the noise it draws."""
+    backbone, read = made(depth=depth), tokens()
     whole = logits(backbone, read, DRAWS)
     for row in range(2):
         part = (slice(row, row + 1),)
@@ -314,192 +260,3 @@ def test_a_batch_of_padding_is_read_too(backbone: Backbone) -> None:
     for draws in (None, DRAWS):
         out = backbone(tokens(), padding, roles_BT=roles(), draws=draws)
         assert out.hidden_BTD.isfinite().all()
-
-
-# States
-
-
-def left_padded(lengths: list[int], longest: int) -> tuple[Tensor, Tensor]:
-    read = torch.randint(VOCABULARY, (len(lengths), longest))
-    segments = torch.full_like(read, -1)
-    for row, length in enumerate(lengths):
-        segments[row, longest - length :] = 0
-    return read, segments
-
-
-def alone(backbone: Backbone, question: Tensor, answer: Tensor) -> Tensor:
-    """Logits of an answer's tokens in one pass over the document."""
-    read = torch.cat([question, answer])[None]
-    own = torch.full_like(read, ANSWER)
-    own[:, : len(question)] = QUESTION
-    out = backbone(read, torch.zeros_like(read), roles_BT=own)
-    return logits_of(out)[0, len(question) :]
-
-
-@pytest.mark.parametrize("inference", [False, True])
-def test_a_prompt_is_fitted_and_its_answer_decoded(backbone: Backbone, inference: bool) -> None:
-    """As generation does: rows leave, fork and enter; each is as one pass over all of it is."""
-    with torch.inference_mode(inference):
-        read, segments = left_padded([7, 3, 1], 7)
-        asked = torch.full_like(read, QUESTION)
-        state = backbone.init_state(3, 20, dtype=torch.float64)
-        state = backbone(read, segments, state, roles_BT=asked).state
-        assert state is not None
-        prompts = [own[real >= 0] for own, real in zip(read, segments, strict=True)]
-        kept = [2, 0, 0]
-        state, questions = state.take(torch.tensor(kept)), [prompts[row] for row in kept]
-        said = torch.randint(VOCABULARY, (3, 2))
-        logits_of(backbone(said, None, state))
-        (entering,) = torch.randint(VOCABULARY, (1, 5))
-        fresh = backbone.init_state(1, 20, dtype=torch.float64)
-        fresh = backbone(entering[None], None, fresh, roles_BT=asked[:1, :5]).state
-        state.put(torch.tensor([1]), fresh)
-        questions[1] = entering
-        new = torch.randint(VOCABULARY, (3, 3))
-        y = torch.cat([logits_of(backbone(new[:, t : t + 1], None, state)) for t in range(3)], 1)
-    for row, question in enumerate(questions):
-        before = said[row] if row != 1 else said[row, :0]
-        expected = alone(backbone, question, torch.cat([before, new[row]]))[len(before) :]
-        torch.testing.assert_close(y[row], expected, rtol=1e-8, atol=1e-9)
-
-
-def test_rows_that_begin_and_rows_that_go_on_share_a_call(backbone: Backbone) -> None:
-    """A row of a state that was emptied starts over, beside others, without segments and with."""
-    first, second = torch.randint(VOCABULARY, (2, 2, 4))
-    expected = [
-        logits_of(backbone(torch.cat([first[:1], second[:1]], dim=1)))[0, 4:],
-        logits_of(backbone(second[1:]))[0],
-    ]
-    for segments in (None, torch.tensor([[0] * 4, [7] * 4])):
-        state = backbone.init_state(2, 20, dtype=torch.float64)
-        state = backbone(first, torch.zeros_like(first), state).state
-        assert state is not None
-        if segments is None:
-            state.put(torch.tensor([1]), backbone.init_state(1, 20, dtype=torch.float64))
-        y = logits_of(backbone(second, segments, state))
-        for row in range(2):
-            torch.testing.assert_close(y[row], expected[row], **ROUNDING)
-
-
-# Layout, precision, loops
-
-
-def test_vectors_stand_in_front_of_their_documents() -> None:
-    segments = torch.tensor([[-1, 0, 0, 3], [5, 5, 5, 5]])
-    number, count = number_documents(segments)
-    assert (number.tolist(), count) == ([[-1, 0, 0, 1], [2, 2, 2, 2]], 3)
-    laid = Fronted.of(segments, number, torch.ones_like(segments, dtype=torch.bool), count, 2)
-    assert laid.source_BL.tolist() == [[0, 8, 9, 1, 2, 10, 11, 3], [12, 13, 4, 5, 6, 7, 14, 14]]
-    assert laid.segments_BL is not None
-    assert laid.segments_BL.tolist() == [[-1, 0, 0, 0, 0, 3, 3, 3], [5] * 6 + [-1] * 2]
-    assert torch.equal(laid.tokens_of(laid.source_BL), torch.arange(8).view(2, 4))
-    number, count = number_documents(segments, torch.tensor([False, True]))
-    assert (number.tolist(), count) == ([[-1, 0, 0, 1], [-1] * 4], 2)
-    kept = torch.tensor([[True, True, False, False], [False] * 4])
-    part = Fronted.of(segments, number, kept, count, 2)
-    assert part.source_BL.tolist() == [[0, 8, 9, 1], [12] * 4]
-
-
-def test_it_trains_under_autocast() -> None:
-    backbone, read = made().float(), tokens()
-    with torch.autocast("cpu", torch.bfloat16):
-        y = logits(backbone, read, DRAWS)
-    y.float().square().mean().backward()
-    for name, parameter in backbone.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-
-
-def test_states_of_loops_keep_the_vectors_positions() -> None:
-    """What a recorded state finishes as, and its health, are of the right positions."""
-    backbone = made(depth=LoopedDepthConfig(loops=3, coda=1), num_layers=2)
-    out = backbone(tokens(), SEGMENTS, roles_BT=roles(), record=True, layers=True)
-    ran = out.trajectory
-    torch.testing.assert_close(out.finish(ran.states[-1]), out.hidden_BTD, **ROUNDING)
-    assert all(layer.shape[:2] == (2, LENGTH) for layer in ran.layers)
-    assert ran.segments_BT is not None and ran.states[0].shape[:2] == ran.segments_BT.shape
-    assert loop_health(ran, SEGMENTS)["state_norm"] > 0
-
-
-# What it costs
-
-
-class EveryModule(nullcontext[None]):
-    """Says of all modules that they are one."""
-
-    parents = frozenset({"Global"})
-
-
-@pytest.mark.parametrize("question", [2, 9])
-def test_what_a_fit_runs_is_what_it_says(question: int) -> None:
-    backbone, calls = made(), []
-    for module in backbone.modules():
-        if isinstance(module, Block):
-            module.register_forward_hook(lambda _, given, __: calls.append(given[0].shape[1]))
-    read, own = torch.randint(VOCABULARY, (1, 12)), torch.full((1, 12), ANSWER)
-    own[:, :question] = QUESTION
-    backbone(read, torch.zeros_like(read), roles_BT=own)
-    fitting, layers = backbone.fitting(question), 2
-    once = [3 + question - 1] * layers * VECTORS.inner_steps
-    assert calls == once + [3 + 12] * layers
-    assert fitting.passes * layers == 3 * sum(once)
-    assert fitting.cost.serial_steps == 2 * len(once)
-    assert fitting.latent_steps == 3 * VECTORS.inner_steps
-
-
-def test_a_fit_costs_at_most_what_is_counted(backbone: Backbone) -> None:
-    """Three forward passes are an upper bound: no gradient by the weights is taken."""
-    read, own = torch.randint(VOCABULARY, (1, 12)), torch.full((1, 12), QUESTION)
-
-    def counted(roles_BT: Tensor | None) -> int:
-        counter = FlopCounterMode(display=False)
-        # Its hooks on modules, which tell FLOPs apart by module, don't know autograd.grad.
-        counter.mod_tracker = EveryModule()  # type: ignore[assignment]
-        with step_by_step(), counter:
-            backbone(read, torch.zeros_like(read), roles_BT=roles_BT)
-        return counter.get_total_flops()
-
-    fit_flops, claimed = counted(own) - counted(None), backbone.fitting(12).cost.flops
-    assert 2 / 3 * claimed < fit_flops < claimed
-    assert counted(None) == pytest.approx(backbone.prefill_cost(12, readouts=0).flops, rel=0.01)
-
-
-def test_costs_by_hand() -> None:
-    """Width 16, feed-forward 24, 24 words, convolutions over 3: two blocks of attention after three
-    vectors of five.
-    """
-    backbone, head = made("attn"), 2 * 16 * 24
-    block = 2 * (4 * 16 * 16 + 3 * 16 * 24 + 3 * 16 * 3)
-
-    def stack(first: int, last: int) -> int:
-        """Two blocks at these positions, of which each sees itself and all before."""
-        return sum(2 * (block + 4 * 16 * seen) for seen in range(first, last + 1))
-
-    vectors = 3 * 2 * 5 * 16
-    assert backbone.prefill_cost(7).flops == stack(1, 3 + 7) + vectors + head
-    assert backbone.cost(7).flops == stack(3 + 7, 3 + 7) + head
-    assert backbone.cost(1).flops == stack(1, 3 + 1) + vectors + head
-    held = 2 * 4 * ((3 + 7) * 2 * 16 + 2 * 3 * 16)
-    assert backbone.cost(7).state_bytes == held
-    assert backbone.float().init_state(1, 7).nbytes == held
-    own = sum(weight.numel() for weight in backbone.latent.parameters())
-    assert backbone.prefill_cost(7).weight_bytes - backbone.cost(7).weight_bytes == 4 * own
-    step = 3 * (stack(1, 3 + 6) + vectors + 6 * head)
-    assert backbone.fitting(7).cost.flops == 2 * step
-    assert backbone.fitting(7).latent_steps == 2 * 3
-    assert backbone.fitting(7).cost.serial_steps == 2 * 2 * 2
-    for nothing in (backbone.fitting(1), with_(backbone, inner_steps=0).fitting(7)):
-        assert (nothing.cost.flops, nothing.passes, nothing.latent_steps) == (0, 0, 0)
-
-
-@pytest.mark.parametrize("refused", [{"vectors": 0}, {"width": 0}, {"inner_steps": -1}])
-def test_impossible_numbers_are_refused(refused: dict[str, int]) -> None:
-    ((name, value),) = refused.items()
-    with pytest.raises(ValueError, match=rf"latent\.{name}={value} must be at least"):
-        made(latent=replace(VECTORS, **refused))
-
-
-def test_other_impossible_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"latent\.inner_lr=0 must be a finite number above 0"):
-        made(latent=replace(VECTORS, inner_lr=0))
-    with pytest.raises(ValueError, match=r"latent\.fit_on=all is not known: choose document or"):
-        made(latent=replace(VECTORS, fit_on="all"))

@@ -17,6 +17,7 @@ from data.errors import one_line_errors
 from data.source_config import SourceConfig
 from models.config import BackboneConfig
 from models.depth.looped import LoopedDepthConfig
+from models.latent.vector import VectorConfig
 from models.mixers.attention import AttentionConfig
 from train.config import ParallelConfig, RunConfig, TrainerConfig
 from train.logging import LoggerConfig
@@ -26,6 +27,7 @@ ROOT = Path(__file__).parents[2]
 LOOPED = LoopedDepthConfig(loops=2, count="uniform", min_loops=1, max_loops=3)
 GATED = LoopedDepthConfig(loops=3, halting="gate")
 ROUTED = LoopedDepthConfig(loops=3, route="token")
+VECTORS = VectorConfig(vectors=2, inner_steps=2)
 # What the verb needs to train something as small as `small_run` does.
 SMALL = (
     *("backbone.dim=16", "backbone.head_dim=8", "backbone.num_layers=1"),

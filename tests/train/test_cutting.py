@@ -19,6 +19,7 @@ from tests.train.runs import (
     GATED,
     LOOPED,
     SMALL,
+    VECTORS,
     launch,
     metrics,
     small_backbone,
@@ -124,12 +125,20 @@ def test_validation_batches_share_one_denominator(corpus: Corpus) -> None:
 EXPERT = LoopedDepthConfig(loops=3, route="expert")
 
 
-@pytest.mark.parametrize("depth", [LOOPED, GATED, EXPERT], ids=["looped", "gated", "expert"])
+CUT = {
+    "looped": small_backbone(depth=LOOPED),
+    "gated": small_backbone(depth=GATED),
+    "expert": small_backbone(depth=EXPERT),
+    "vectors": small_backbone(latent=VECTORS),
+}
+
+
+@pytest.mark.parametrize("case", CUT)
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_accumulation_changes_no_loss(
-    run_at: Callable[..., RunConfig], accumulate: int, depth: LoopedDepthConfig
+    run_at: Callable[..., RunConfig], accumulate: int, case: str
 ) -> None:
-    config = run_at(backbone=small_backbone(depth=depth), optim=OptimConfig("adamw", lr=0.01))
+    config = run_at(backbone=CUT[case], optim=OptimConfig("adamw", lr=0.01))
     run = train(config)
     whole = metrics(run)
     shutil.rmtree(run)
@@ -143,11 +152,14 @@ def assert_equal_up_to_rounding(run: list[dict[str, str]], other: list[dict[str,
     for mine, theirs in zip(run, other, strict=True):
         for key, value in mine.items():
             if key not in EXACT and value:
-                assert float(value) == pytest.approx(float(theirs[key]), rel=1e-5), (key, mine)
+                close = pytest.approx(float(theirs[key]), rel=LOOSE.get(key, 1e-5))
+                assert float(value) == close, (key, mine)
             else:
                 assert value == theirs[key]
 
 
+LOOSE = {"posterior_kl": 1e-3}
+"""Adam's first steps are as long for a gradient of 1e-7, which rounding turns, as for any other."""
 EXACT = ("step", "stage", "learning_rate", "loops", "tokens", "seconds")
 
 _SHORT = (

@@ -23,7 +23,7 @@ from tests.train.runs import small_backbone
 from train.loop_losses import STEP, jacobian_norm, progressive_pass, short_pass
 from train.objective import Objective
 from train.objective_config import OVER, ObjectiveConfig
-from train.spending import StepKind, step_flops
+from train.spending import DocumentSize, StepKind, step_flops
 
 DRAWS = Draws(seed=1, stage=0, step=7, steps=20, rows=4)
 
@@ -209,7 +209,7 @@ def test_what_a_step_runs_is_counted(batch: Batch, over: str) -> None:
     with step_by_step(), torch.no_grad(), FlopCounterMode(display=False) as counter:
         net(row, ObjectiveConfig(over=over), replace(DRAWS, rows=1))
     kind = StepKind(3, reads_loops=over != "final")
-    counted = step_flops(net.backbone, {(length, 0): 1}, kind) / 3
+    counted = step_flops(net.backbone, {DocumentSize(length): 1}, kind) / 3
     assert counter.get_total_flops() == pytest.approx(counted, rel=0.01)
 
 

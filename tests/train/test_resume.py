@@ -19,6 +19,7 @@ from tests.train.runs import (
     GATED,
     LOOPED,
     ROUTED,
+    VECTORS,
     Killed,
     metrics,
     small_backbone,
@@ -55,6 +56,7 @@ CASES: dict[str, dict[str, Any]] = {
         ],
     },
     "routed": {"backbone": small_backbone(name="routed", depth=ROUTED)},
+    "latent vectors": {"backbone": small_backbone(name="vectors", latent=VECTORS)},
     "two stages, adamw": {
         "stages": [
             StageConfig("head", 6, trainable=["head", "norm"]),
