@@ -180,8 +180,8 @@ class Backbone(nn.Module):
 
         own = (None, None) if state is None else (state.calls, state.latent)
         run, read = _Run(self.depth, self.norm, asked), (tokens_BT, segments_BT, roles_BT)
-        given = (*own, record, alter, draws)
-        reading = Reading(*read, self.embedding, self._blend, run, self.head, *given)
+        own_run = (self.embedding, self._blend, run, self.head)
+        reading = Reading(*read, *own_run, *own, record, alter, draws)
         return self._output(self.latent(reading), state)
 
     def _output(self, thought: Thought, state: BackboneState | None) -> Output:
