@@ -49,7 +49,7 @@ class Ponder2Config(LatentConfig):
     rounds: int | None = None
     content: str = "hidden"
 
-    def build(self, site: LatentSite) -> "Ponder2":
+    def build(self, site: LatentSite) -> "Between":
         """Make the module; ValueError on impossible settings."""
         if self.latents < 1:
             raise ValueError(
