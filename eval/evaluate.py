@@ -104,7 +104,8 @@ class _Examiner:
         """About how much work a cell is: block passes over what its answers are expected to be."""
         request = make_request(cell.problems[0], 0, cell.budget.trace, self.subject.tokenizer)
         passes = self.subject.backbone.block_calls_per_position(cell.budget.loops)
-        return len(cell.problems) * cell.budget.samples * _expected(request, cell) * passes
+        positions = len(cell.problems) * cell.budget.samples * _expected(request, cell)
+        return round(positions * passes)
 
     def examine(self, cell: Cell, progress: Progress) -> list[Row]:
         """Ask the questions of a cell."""

@@ -131,7 +131,7 @@ class FillMeter:
             prompt_tokens=answer.prompt_tokens,
             visible_tokens=len(answer.tokens),
             latent_steps=0,
-            block_calls=length * self._calls,
+            block_calls=round(length * self._calls),
             model_flops=cost.flops,
             serial_steps=round(cost.serial_steps),
             state_bytes=0,

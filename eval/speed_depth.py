@@ -156,7 +156,7 @@ def _row(
         mode,
         who,
         backbone.depth.default_loops,
-        backbone.block_calls_per_position(),
+        round(backbone.block_calls_per_position()),
         backbone.num_parameters,
         config.batch * training_flops(backbone, config.context),
         seconds,

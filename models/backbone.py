@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .block import Block
 from .config import BackboneConfig
 from .cost import Cost, linear_flops
 from .depth.depth import Asked, Depth, Trajectory
@@ -113,6 +114,7 @@ class Backbone(nn.Module):
         self.latent = config.latent.build(
             LatentSite(config.dim, config.vocab_size, partial(make_more_blocks, config))
         )
+        self.latent.check_depth(self.depth)
         self.norm = RMSNorm(config.dim)
         self.head = nn.Linear(config.dim, config.vocab_size, bias=False)
         if config.tie_embeddings:
@@ -180,8 +182,9 @@ class Backbone(nn.Module):
 
         own = (None, None) if state is None else (state.calls, state.latent)
         run, read = _Run(self.depth, self.norm, asked), (tokens_BT, segments_BT, roles_BT)
+        learns = draws is not None and torch.is_grad_enabled()
         own_run = (self.embedding, self._blend, run, self.head)
-        reading = Reading(*read, *own_run, *own, record, alter, draws)
+        reading = Reading(*read, *own_run, *own, record, alter, draws, learns)
         return self._output(self.latent(reading), state)
 
     def _output(self, thought: Thought, state: BackboneState | None) -> Output:
@@ -228,7 +231,7 @@ class Backbone(nn.Module):
         calls: list[Any] = []
         for _ in range(latent.copies):
             calls += self.depth.init_state(batch, longest, device, dtype, count)
-        memory = latent.init_memory(batch, device, dtype)
+        memory = latent.init_memory(batch, max_len, device, dtype)
         return BackboneState(calls, count, self._resolve_stop(stop), memory)
 
     def cost(self, context: int, loops: int | None = None) -> Cost:
@@ -266,6 +269,10 @@ class Backbone(nn.Module):
             lambda positions: self.depth.prefill_cost(positions, count), length, self.sizes
         )
 
+    def forward_only_cost(self, length: int, loops: int, window: int | None = None) -> Cost:
+        """Cost of what a training step over `length` tokens runs without differentiating it."""
+        return self.depth.forward_only_cost(self.latent.inner_length(length), loops, window)
+
     def _cost_at(self, loops: int | None) -> CostAt:
         count = self.depth.resolve_loops(loops)
         return lambda context: self.depth.cost(context, count)
@@ -288,10 +295,10 @@ class Backbone(nn.Module):
         norm = 4 * self.norm.weight.numel()
         return Cost(flops=self.readout_flops, weight_bytes=4 * self.head.weight.numel() + norm)
 
-    def block_calls_per_position(self, loops: int | None = None) -> int:
-        """Passes through blocks that one token runs."""
+    def block_calls_per_position(self, loops: int | None = None) -> float:
+        """Passes through blocks that one token runs: a mean where content decides."""
         calls = len(self.depth.calls(self.depth.resolve_loops(loops)))
-        return calls * self.latent.passes_per_position()
+        return self.latent.block_calls(calls)
 
     @property
     def causal(self) -> bool:
@@ -305,8 +312,9 @@ class Backbone(nn.Module):
 
     def compile_blocks(self) -> None:
         """Compile each block in place: a varying loop count then never recompiles the model."""
-        for block in self.depth.blocks:
-            block.compile()
+        for block in self.modules():
+            if isinstance(block, Block):
+                block.compile()
 
 
 @dataclass(frozen=True)

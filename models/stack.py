@@ -17,12 +17,16 @@ from .mlps.mlp import MLP
 from .parallel import Parallel
 
 
-def make_more_blocks(config: BackboneConfig, layout: str, num_layers: int) -> nn.ModuleList:
-    """Make further blocks like a backbone's own, of another layout, beside its depth.
+def make_more_blocks(config: BackboneConfig, layout: str | None, num_layers: int) -> nn.ModuleList:
+    """Make further blocks like a backbone's own, beside its depth.
+
+    `layout` is theirs; None is the backbone's own, from its first layer. A layer that shares its
+    block with an earlier one adds none.
 
     Raises:
         ValueError: on impossible settings, naming the key.
     """
+    layout = config.layout if layout is None else layout
     own = replace(config, layout=layout, num_layers=num_layers, overrides={})
     return make_blocks(own)[0]
 

@@ -54,7 +54,7 @@ def training_flops(backbone: Backbone, length: int = LENGTH) -> float:
     """FLOPs of training on one document: three forward passes but where no gradient is asked."""
     loops = backbone.depth.default_loops
     forward = backbone.prefill_cost(length, loops, readouts=length).flops
-    once = 2 * backbone.depth.forward_only_cost(length, loops).flops
+    once = 2 * backbone.forward_only_cost(length, loops).flops
     return 3 * forward - once + backbone.fitting(length, loops).cost.flops
 
 

@@ -32,7 +32,8 @@ def training_cost(
     each reading out its positions, at the loop counts that the run draws; loops that are not
     differentiated count once, and what an objective over loops runs and reads out counts too, and
     what infers latent vectors. Where thoughts replace steps, documents are as long as each stage
-    makes them.
+    makes them. Where bytes are chunked, chunks are counted by the configured ratio: where they will
+    begin is not known before.
     """
     rows = corpus.split("train")
     steps = _kinds_of_steps(backbone, config, plan)
@@ -195,7 +196,7 @@ def _pass_flops(
     loops were differentiated.
     """
     forward = backbone.prefill_cost(length, loops, readouts=length).flops
-    once = 2 * backbone.depth.forward_only_cost(length, loops, window).flops
+    once = 2 * backbone.forward_only_cost(length, loops, window).flops
     return 3 * forward - once + backbone.fitting(fits, loops).cost.flops
 
 

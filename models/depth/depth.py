@@ -75,6 +75,8 @@ class Trajectory:
         block_calls: passes through blocks of a position that ran all of them.
         states: `hidden_BTD` after each recurrence, where recording was asked for.
         exits_BT: loops that each position ran, where they may differ; None is all of them.
+        chunks_BT: levels at which each position begins a chunk; None where nothing is chunked. What
+            is recorded of chunks stands at every position that reads them.
         halts: chance `[B, T]` of stopping, given that it runs, after each recurrence; empty without
             a gate.
         losses: auxiliary losses of a training step by name, means over rows.
@@ -89,6 +91,7 @@ class Trajectory:
     block_calls: int
     states: list[Tensor] = field(default_factory=list)
     exits_BT: Tensor | None = None
+    chunks_BT: Tensor | None = None
     halts: list[Tensor] = field(default_factory=list)
     losses: dict[str, Tensor] = field(default_factory=dict)
     finish: Callable[[Tensor], Tensor] = lambda hidden_BTD: hidden_BTD

@@ -61,10 +61,13 @@ class FedSlots(Latent):
             return rounds(self, given, x_BTD, places_BT, self.jacobi)
         if given.record or given.alter is not None or runs_step_by_step():
             return one_by_one(self, given, x_BTD, places_BT)
-        begin = partial(self.init_memory, device=x_BTD.device, dtype=x_BTD.dtype)
+        where = {"max_len": x_BTD.shape[1], "device": x_BTD.device, "dtype": x_BTD.dtype}
+        begin = partial(self.init_memory, **where)
         return unrolled(self._read_on, begin, given, x_BTD, places_BT)
 
-    def init_memory(self, batch: int, device: torch.device | str, dtype: torch.dtype) -> LastHidden:
+    def init_memory(
+        self, batch: int, max_len: int, device: torch.device | str, dtype: torch.dtype
+    ) -> LastHidden:
         """Return a hidden state of zeros for each row."""
         zeros_BD = torch.zeros(batch, self.dim, device=device, dtype=dtype)
         return LastHidden(*empty_counters(batch, device), zeros_BD)

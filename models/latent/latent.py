@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..cost import Cost
-from ..depth.depth import Trajectory
+from ..depth.depth import Depth, Trajectory
 from ..depth.draws import Draws
-from ..state import State
 
 THOUGHT = 3
 """The role of a thought's place, as in a corpus (`data.roles.Role`)."""
@@ -28,12 +27,12 @@ class LatentSite:
         dim: model width.
         vocab_size: rows of the embedding.
         make_blocks: makes further blocks of the backbone's kind, by a layout such as "2*mamba2"
-            and how many layers it is repeated to fill.
+            (None is the backbone's own) and how many layers it is repeated to fill.
     """
 
     dim: int
     vocab_size: int
-    make_blocks: Callable[[str, int], nn.ModuleList]
+    make_blocks: Callable[[str | None, int], nn.ModuleList]
 
 
 @dataclass
@@ -45,12 +44,16 @@ class LatentConfig(ABC):
         needs_written: whether a training step also reads documents with all steps written out.
         words_at_own_place: whether the word that a thought stands for is predicted at its own
             place; else at the one before, from which it is made.
+        reads_bytes: whether it takes tokens for bytes, so that no other vocabulary will do.
+        by_content: whether what a token runs depends on what is read.
         kind: the scheme's name in the list of latents.
     """
 
     thinks: ClassVar[bool] = False
     needs_written: ClassVar[bool] = False
     words_at_own_place: ClassVar[bool] = False
+    reads_bytes: ClassVar[bool] = False
+    by_content: ClassVar[bool] = False
     kind: str = ""
 
     @abstractmethod
@@ -131,6 +134,7 @@ class Reading:
         record: whether the states of all loops, and passes, are asked for.
         alter: changes the inputs of thoughts before they are read; None reads them as they are.
         draws: where a training step is; None is evaluation.
+        learns: whether it is a training step, which may charge losses of its own.
     """
 
     tokens_BT: Tensor
@@ -145,6 +149,7 @@ class Reading:
     record: bool = False
     alter: Alter | None = None
     draws: Draws | None = None
+    learns: bool = False
 
     @property
     def thoughts_BT(self) -> Tensor | None:
@@ -198,6 +203,23 @@ class Fitting:
     latent_steps: int = 0
 
 
+class Memory(Protocol):
+    """What a scheme remembers: rows as of a `State`."""
+
+    def take(self, rows: Tensor) -> "Memory":
+        """Return a copy with these rows, in this order."""
+        ...
+
+    def put(self, rows: Tensor, other: Any) -> None:
+        """Overwrite these rows, in place."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        ...
+
+
 CostAt = Callable[[int], Cost]
 """Cost of one position that sees so many, or of reading so many at once: of the depth alone."""
 
@@ -230,10 +252,17 @@ class Latent(nn.Module, ABC):
         """Turn tokens into hidden states."""
 
     def init_memory(
-        self, batch: int, device: torch.device | str, dtype: torch.dtype
-    ) -> State | None:
-        """Return what it remembers itself between calls, beside the stack's memories."""
+        self, batch: int, max_len: int, device: torch.device | str, dtype: torch.dtype
+    ) -> Memory | None:
+        """Return what it remembers itself between calls, beside the stack's memories.
+
+        For `batch` documents of up to `max_len` tokens.
+        """
         return None
+
+    def check_depth(self, depth: Depth) -> None:
+        """Raise ValueError where it can't stand around a depth."""
+        return
 
     # What it costs
 
@@ -284,6 +313,14 @@ class Latent(nn.Module, ABC):
     def prompt_serial(self, length: int) -> int:
         """Runs of the depth that wait for one another while a prompt is read."""
         return self.token_serial()
+
+    def inner_length(self, length: int) -> int:
+        """Positions that one pass of the depth has for so many tokens."""
+        return length
+
+    def block_calls(self, calls: float) -> float:
+        """Block calls of one token, where a pass of the depth takes `calls`: a mean."""
+        return calls * self.passes_per_position()
 
 
 def joined_in_time(parts: list[Thought]) -> Thought:
