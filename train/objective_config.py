@@ -90,6 +90,12 @@ class ObjectiveConfig:
         asked: dict[str, str | float] = {"over": over} if over in READS_LOOPS else {}
         asked |= {name: getattr(self, name) for name in ("progressive", "consistency", "jacobian")}
         for name, value in asked.items():
+            if value and backbone.config.latent.by_content and name in ("over", "jacobian"):
+                raise ValueError(
+                    f"{key}.{name}={value} reads every token after every loop, and latent="
+                    f"{backbone.config.latent.kind} loops chunks: leave it out (over=final), or "
+                    "choose latent=none"
+                )
             if value and not cycles:
                 raise ValueError(
                     f"{key}.{name}={value} is about loops of whole groups, run in cycles, and "

@@ -1,5 +1,6 @@
 """The one list of latent schemes: a new one is one file beside this one and one line here."""
 
+from .chunk import ChunkConfig
 from .distilled import DistilledConfig
 from .feedback import FeedbackConfig
 from .filler import FillerConfig
@@ -23,4 +24,5 @@ LATENTS: dict[str, type[LatentConfig]] = {
     "ponder": PonderConfig,
     "ponder2": Ponder2Config,
     "vector": VectorConfig,
+    "chunk": ChunkConfig,
 }

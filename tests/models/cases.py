@@ -48,12 +48,8 @@ from models.mlps.listing import MLPS
 from models.mlps.moe import MoEConfig
 from models.mlps.relu2 import ReLU2Config
 from models.residual import NORM_PLACES
-from tests.models.published_cases import (
-    PUBLISHED,
-    VOCABULARY,
-    published,
-    small_chunks,
-)
+from tests.models.chunk_cases import CHUNKED
+from tests.models.published_cases import PUBLISHED, VOCABULARY, published, small_chunks
 
 SITE = Site(dim=16, head_dim=4, layer=1, num_layers=3)
 LENGTH = 21
@@ -205,6 +201,7 @@ BACKBONE_CASES: dict[str, BackboneConfig] = {
         if kind != "none" and not made.thinks  # thoughts before an answer: test_latent_conformance
     },
     "pause between latent": backbone_config("gdn attn", latent=Ponder2Config(content="pause")),
+    **{f"chunk {name}": backbone_config(**made) for name, made in CHUNKED.items()},
     "3*gdn attn": backbone_config("3*gdn attn", 4),
     "gdn mamba2 attn": backbone_config("gdn mamba2 attn", 3),
     "window mamba2 tied": backbone_config("window mamba2", 2, tie_embeddings=True),
@@ -339,10 +336,13 @@ BACKBONE_CASES: dict[str, BackboneConfig] = {
 VARYING = [
     case
     for case, config in BACKBONE_CASES.items()
-    if isinstance(config.depth, LoopedDepthConfig)
-    and (config.depth.stop, config.depth.route) != ("none", "none")
+    if config.latent.by_content
+    or (
+        isinstance(config.depth, LoopedDepthConfig)
+        and (config.depth.stop, config.depth.route) != ("none", "none")
+    )
 ]
-"""Cases whose tokens run different numbers of loops: what runs depends on what is read."""
+"""Cases whose tokens run different numbers of loops or chunks: it depends on what is read."""
 
 
 CAUSAL_BACKBONES = [

@@ -43,8 +43,9 @@ def logits(backbone: Backbone, *args: Any, **settings: Any) -> Tensor:
 
 
 def unchanged(backbone: Backbone, after: Tensor, before: Tensor) -> bool:
-    """Bit for bit; to rounding where shapes depend on content: experts, tokens that stop."""
-    same_shapes = backbone(tokens()).trajectory.exits_BT is None
+    """Bit for bit; to rounding where shapes depend on content: experts, chunks, stopped tokens."""
+    ran = backbone(tokens()).trajectory
+    same_shapes = ran.exits_BT is None and ran.chunks_BT is None
     if same_shapes and not any(isinstance(module, MoE) for module in backbone.modules()):
         return torch.equal(after, before)
     tolerance = 1e-12 if after.dtype == torch.float64 else 1e-5
