@@ -27,6 +27,8 @@ PADDING = -1
 IDLE = -1
 # Rows are replaced, or dropped, when this share of the batch is idle: each time costs a copy.
 IDLE_SHARE = 4
+NOTE = np.dtype([("exits", np.int64), ("chunks", np.int64)])
+"""What is noted of a position: loops that it ran, and levels at which it began a chunk."""
 
 
 AlterOf = Callable[[Sequence[int]], Alter]
@@ -61,12 +63,15 @@ class Generation:
             with the end of text unless a limit was reached before.
         exits: loops that each position ran, the prompt's first; None where all ran all.
         thoughts: positions between the prompt and the first token, which write nothing.
+        chunks: levels at which each position began a chunk, the prompt's first; None where nothing
+            is chunked.
     """
 
     prompt_tokens: int
     tokens: list[int]
     exits: list[int] | None = None
     thoughts: int = 0
+    chunks: list[int] | None = None
 
     @property
     def decode_steps(self) -> int:
@@ -131,7 +136,7 @@ class _Pool:
         self.backbone, self.requests, self.budget = backbone, requests, budget
         self.tokenizer, self.seed, self.alter = tokenizer, seed, alter
         self.stop = None if budget.stop is None else Stop.parse(budget.stop)
-        self.varies = False
+        self.varies: list[str] = []
         weight = next(backbone.parameters())
         self.device, self.dtype = weight.device, weight.dtype
         self.questions_at_once = max(1, batch_size // budget.samples)
@@ -180,13 +185,13 @@ class _Pool:
     def _admit(self, admitted: list[int]) -> None:
         """Read the prompts in one left-padded batch, fork them over the samples, place the rows."""
         samples = self.budget.samples
-        state, logits_BV, exits = self._prefill(admitted)
+        state, logits_BV, notes = self._prefill(admitted)
         if samples > 1:
             forked = torch.arange(len(admitted), device=self.device).repeat_interleave(samples)
             state, logits_BV = state.take(forked), logits_BV[forked]
         rows = self._new_rows(admitted)
         for row, own in zip(rows, np.repeat(np.arange(len(admitted)), samples), strict=True):
-            row["exits"][: len(exits[own])] = exits[own]
+            row["notes"][: len(notes[own])] = notes[own]
         idle = np.flatnonzero(self.rows["request"] == IDLE)
         if len(idle) == len(self.rows):
             self.rows, self.state, self.logits_BV = rows, state, logits_BV
@@ -198,7 +203,7 @@ class _Pool:
         self.logits_BV[at] = logits_BV
 
     def _prefill(self, admitted: list[int]) -> tuple[Any, Tensor, list[np.ndarray]]:
-        """Read prompts, and think; return state, next logits, and loops run by each position."""
+        """Read prompts, and think; return state, next logits, and what is noted of positions."""
         prompts = [self.requests[request].prompt for request in admitted]
         longest = max(map(len, prompts))
         shape = (len(prompts), longest + self.thoughts)
@@ -214,11 +219,11 @@ class _Pool:
         )
         given = (tokens_BT, segments_BT, state, self.budget.loops)
         out = self.backbone(*given, **self._thinking(roles_BT, admitted))
-        exits_BT = self._exits(out, tokens.shape)
-        exits = [
-            row[longest - len(prompt) :] for row, prompt in zip(exits_BT, prompts, strict=True)
+        notes_BT = self._notes(out, tokens.shape)
+        notes = [
+            row[longest - len(prompt) :] for row, prompt in zip(notes_BT, prompts, strict=True)
         ]
-        return out.state, out.readout(out.hidden_BTD[:, -1:])[:, 0], exits
+        return out.state, out.readout(out.hidden_BTD[:, -1:])[:, 0], notes
 
     def _thinking(self, roles_BT: Tensor, admitted: list[int]) -> dict[str, Any]:
         """What a pass is told beside the tokens: what each is, and what alters thoughts."""
@@ -226,11 +231,15 @@ class _Pool:
             return {"roles_BT": roles_BT}
         return {"roles_BT": roles_BT, "alter": self.alter and self.alter(admitted)}
 
-    def _exits(self, out: Output, shape: tuple[int, ...]) -> np.ndarray:
-        """Loops that each position ran; zero where all run all of them."""
-        exits_BT = out.trajectory.exits_BT
-        self.varies = exits_BT is not None
-        return np.zeros(shape, np.int64) if exits_BT is None else exits_BT.cpu().numpy()
+    def _notes(self, out: Output, shape: tuple[int, ...]) -> np.ndarray:
+        """What each position ran, as far as positions differ in it; zero elsewhere."""
+        ran = {"exits": out.trajectory.exits_BT, "chunks": out.trajectory.chunks_BT}
+        self.varies = [name for name, found_BT in ran.items() if found_BT is not None]
+        notes = np.zeros(shape, NOTE)
+        for name, found_BT in ran.items():
+            if found_BT is not None:
+                notes[name] = found_BT.cpu().numpy()
+        return notes
 
     def _empty_state(self, batch: int) -> Any:
         return self.backbone.init_state(
@@ -250,8 +259,8 @@ class _Pool:
         tokens = entry["tokens"][: entry["written"]].tolist()
         prompt = len(self.requests[request].prompt)
         ran = prompt + self.thoughts + len(tokens) - 1
-        exits = entry["exits"][:ran].tolist() if self.varies else None
-        made = Generation(prompt, tokens, exits, self.thoughts)
+        noted = {name: entry["notes"][:ran][name].tolist() for name in self.varies}
+        made = Generation(prompt, tokens, thoughts=self.thoughts, **noted)
         self.finished[request, int(entry["sample"])] = made
         entry["request"] = IDLE
 
@@ -298,7 +307,7 @@ class _Pool:
         self.state, self.logits_BV = out.state, out.readout(out.hidden_BTD)[:, 0]
         if self.varies:
             places = (np.arange(len(self.rows)), self.rows["read"] + self.rows["written"] - 1)
-            self.rows["exits"][places] = self._exits(out, (len(self.rows), 1))[:, 0]
+            self.rows["notes"][places] = self._notes(out, (len(self.rows), 1))[:, 0]
 
     # Rows
 
@@ -321,7 +330,7 @@ class _Pool:
         return np.dtype(
             [(name, np.int64) for name in counters]
             + [("thinking", np.bool_), ("tokens", np.int64, (self.max_new,))]
-            + [("exits", np.int64, (self.capacity,))]
+            + [("notes", NOTE, (self.capacity,))]
             + [("draws", np.float64, (drawn,))]
         )
 

@@ -6,14 +6,17 @@ and each sample adds the positions that it ran.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from statistics import mean
+from typing import Any
 
 from eval.generate import Generation
 from models.backbone import Backbone
 from models.cost import Cost
 from models.depth.loop_costs import ExitCosts, LoopCosts
 from models.depth.stop import Stop
+from models.latent.chunk import Chunk
+from models.latent.chunk_costs import ChunkCosts
 
 
 @dataclass(frozen=True)
@@ -29,17 +32,20 @@ class Spending:
     state_bytes: int
     mean_loops: float | None = None
     answer_loops: float | None = None
+    chunks: int | None = None
 
 
 @dataclass(frozen=True)
 class _Ran:
-    """The columns of `Spending` that go by the loops that positions ran."""
+    """The columns of `Spending` that go by what positions ran."""
 
     block_calls: int
     model_flops: float
     serial_steps: int
+    state_bytes: int
     mean_loops: float | None = None
     answer_loops: float | None = None
+    chunks: int | None = None
 
 
 class Meter:
@@ -55,6 +61,9 @@ class Meter:
         self._depth, self._loops = depth, depth.resolve_loops(loops)
         self._stop = depth.default_stop if stop is None else Stop.parse(stop)
         self._head = backbone.readout_flops
+        self._chunks = None
+        if isinstance(self._latent, Chunk):
+            self._chunks = ChunkCosts(self._latent, depth, self._loops)
         self._cost = lru_cache(maxsize=None)(lambda context: backbone.cost(context, loops))
         self._prefill = lru_cache(maxsize=None)(lambda length: backbone.prefill_cost(length, loops))
         self._thought = lru_cache(maxsize=None)(
@@ -72,14 +81,17 @@ class Meter:
         states are held at the same time (each at its end).
         """
         counts = self._equal if samples[0].exits is None else self._unequal
-        held = sum(self._at(sample.final_context).state_bytes for sample in samples)
+        counts = counts if self._chunks is None else partial(self._chunked, self._chunks)
         return Spending(
             prompt_tokens=samples[0].prompt_tokens,
             visible_tokens=(visible := sum(len(sample.tokens) for sample in samples)),
             latent_steps=self._latent_steps(samples, visible),
-            state_bytes=round(held),
             **vars(counts(samples)),
         )
+
+    def _held(self, samples: Sequence[Generation]) -> int:
+        """Bytes of all states at their ends, where the length alone decides."""
+        return round(sum(self._at(sample.final_context).state_bytes for sample in samples))
 
     def _equal(self, samples: Sequence[Generation]) -> _Ran:
         """Count samples whose positions all ran all loops."""
@@ -98,6 +110,7 @@ class Meter:
             block_calls=(passes + each * sum(decoded)) * self._calls,
             model_flops=self._prefill(prompt).flops + flops + fitting.cost.flops,
             serial_steps=round(waits + fitting.cost.serial_steps),
+            state_bytes=self._held(samples),
             **self._looped(float(self._loops), float(self._loops)),
         )
 
@@ -128,7 +141,25 @@ class Meter:
             block_calls=sum(way.block_calls for way in ways) - again * once.block_calls,
             model_flops=flops + made + self._head * (1 + sum(decoded) + readouts),
             serial_steps=max(way.serial_calls for way in ways),
+            state_bytes=self._held(samples),
             **self._looped(mean([*shared, *ran]), mean(wrote)),
+        )
+
+    def _chunked(self, costs: ChunkCosts, samples: Sequence[Generation]) -> _Ran:
+        """Count samples by where their chunks began."""
+        prompt, again = samples[0].prompt_tokens, len(samples) - 1
+        begins = [sample.chunks or [] for sample in samples]
+        ways = [costs.spent(own, prompt) for own in begins]
+        once = costs.spent(begins[0][:prompt], prompt)
+        readouts = 1 + sum(sample.decode_steps for sample in samples)
+        flops = sum(way.flops for way in ways) - again * once.flops
+        return _Ran(
+            block_calls=sum(way.block_calls for way in ways) - again * once.block_calls,
+            model_flops=flops + self._head * readouts,
+            serial_steps=max(way.serial_calls for way in ways),
+            state_bytes=round(sum(way.state_bytes for way in ways)),
+            chunks=sum(way.chunks for way in ways) - again * once.chunks,
+            **self._looped(float(self._loops), float(self._loops)),
         )
 
     @cached_property
@@ -137,7 +168,7 @@ class Meter:
         assert isinstance(self._depth, LoopCosts), "only looped tokens have exits"
         return ExitCosts(self._depth, self._loops, self._stop)
 
-    def _looped(self, mean: float, answer: float) -> dict[str, float]:
+    def _looped(self, mean: float, answer: float) -> dict[str, Any]:
         """Loops that were run, where anything is looped."""
         return {"mean_loops": mean, "answer_loops": answer} if self._depth.adjustable else {}
 

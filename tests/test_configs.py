@@ -155,8 +155,9 @@ def test_every_backbone_has_every_size(backbone: str, size: str) -> None:
     ],
 )
 def test_every_other_choice_composes(override: str) -> None:
-    # Thoughts come before a written trace, which the default corpus has not.
-    composed(override, *(["data=smoke"] if override.startswith("latent=") else []))
+    # Thoughts come before a written trace, which the default corpus has not; chunks are of bytes.
+    needs = {"latent=chunk": ["data=smoke_bytes"]}
+    composed(override, *needs.get(override, ["data=smoke"] if "latent=" in override else []))
 
 
 @pytest.mark.parametrize("group", LISTINGS)

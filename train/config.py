@@ -17,6 +17,7 @@ from models.mixers.listing import MIXERS
 from models.mlps.listing import MLPS
 from models.sizing import resolve
 
+from .chunking import check_bytes
 from .fill import check_fill
 from .logging import LoggerConfig
 from .optim import OptimConfig
@@ -216,6 +217,7 @@ class RunConfig:
                     f"{self.data.context}: shrink the window, or set it to null for all"
                 )
         tokenizer = self.data.build_tokenizer()
+        check_bytes(self.backbone.latent, tokenizer, self.data.tokenizer.kind)
         self.eval.check_words(tokenizer)
         with torch.device("meta"):
             backbone = Backbone(resolve(self.backbone, tokenizer.vocab_size))
@@ -235,16 +237,16 @@ class RunConfig:
             return
         if any(stage.objective.fill for stage in self.stages):
             raise ValueError(
-                f"stages.objective.fill=true fills all in at once, and latent={kind} thinks before "
-                "it writes: choose latent=none, or leave fill out"
+                f"stages.objective.fill=true fills all in at once, and latent={kind} goes word by "
+                "word: choose latent=none, or leave fill out"
             )
         self._validate_fitting(backbone)
         try:
             backbone.init_state(1, 1, "meta")
         except ValueError as error:
             raise ValueError(
-                f"latent={kind} adds thoughts to a state, and depth={self.backbone.depth.kind} "
-                f"keeps none here ({error}): choose another depth, or latent=none"
+                f"latent={kind} goes on from a state, and depth={self.backbone.depth.kind} keeps "
+                f"none here ({error}): choose another depth, or latent=none"
             ) from None
 
     def _validate_fitting(self, backbone: Backbone) -> None:

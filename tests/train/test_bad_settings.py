@@ -148,6 +148,27 @@ IMPOSSIBLE = [
     (["study.jobs=0"], "study.jobs=0 must be at least 1"),
     (["experiment_name=../x"], "experiment_name=../x must be a folder name"),
     (["runs="], "runs is empty"),
+    (
+        ["latent=chunk"],
+        "latent=chunk cuts bytes into chunks, and data.tokenizer.kind=symbolic has tokens of "
+        "several already: set data.tokenizer.kind=bytes",
+    ),
+    (
+        ["latent=chunk", "data=smoke_bytes", "data.tokenizer.kind=bpe"],
+        "latent=chunk cuts bytes into chunks, and data.tokenizer.kind=bpe",
+    ),
+    (
+        ["latent=chunk", "data=smoke_bytes", "backbone=mor"],
+        "latent=chunk counts what each byte ran by its chunks, and depth.route lets some",
+    ),
+    (
+        ["latent=chunk", "data=smoke_bytes", "backbone=ouro"],
+        "latent=chunk counts what each byte ran by its chunks, and depth.stop=gate:0.9 lets some",
+    ),
+    (
+        ["latent=chunk", "data=smoke_bytes", "depth=looped", "stages.0.objective.over=uniform"],
+        r"stages\[0\].objective.over=uniform reads every token after every loop, and latent=chunk",
+    ),
 ]
 
 
