@@ -85,10 +85,13 @@ class Look:
 
 
 def can_be_looked_into(backbone: Backbone) -> bool:
-    """Whether there is anything between a question and its words: thoughts, loops, passes."""
+    """Whether there is anything between a question and its words: thoughts, loops, passes.
+
+    Loops over chunks don't count: a chunk's state is no word before it is decoded.
+    """
     latent = backbone.config.latent
     several = backbone.latent.passes_per_position() > 1 or backbone.latent.steps_per_token() > 0
-    return latent.thinks or several or backbone.depth.adjustable
+    return latent.thinks or several or (backbone.depth.adjustable and not latent.by_content)
 
 
 @torch.inference_mode()

@@ -20,7 +20,10 @@ MAY_IMPORT = {
     "configs": set(),
     "tests": OURS - {"configs"},
 }
-VERBS = {"__main__", "schema", "inspect", "report", "speed", "study", "plan", "publish", "thoughts"}
+VERBS = {
+    *("__main__", "schema", "inspect", "report", "speed", "study", "plan", "publish"),
+    *("thoughts", "chunks"),
+}
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 

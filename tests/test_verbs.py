@@ -62,6 +62,7 @@ HELPS = {
     "eval": "python -m eval run=",
     "eval.report": "python -m eval.report runs=",
     "eval.thoughts": "python -m eval.thoughts run=",
+    "eval.chunks": "python -m eval.chunks run=",
 }
 
 
