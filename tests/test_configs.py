@@ -126,7 +126,8 @@ def test_every_experiment_fits_together(name: str) -> None:
 @pytest.mark.parametrize("size", options("size"))
 @pytest.mark.parametrize("backbone", options("backbone"))
 def test_every_backbone_has_every_size(backbone: str, size: str) -> None:
-    config, plain = composed(f"backbone={backbone}", f"size={size}")
+    reads = ["data=smoke_bytes"] if backbone.startswith("bytes_") else []
+    config, plain = composed(f"backbone={backbone}", f"size={size}", *reads)
     # Where one file serves every mixer, the backbone bears the mixer's name.
     assert config.backbone.name == backbone.replace("mixer", "gdn")
     with torch.device("meta"):
