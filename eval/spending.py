@@ -100,14 +100,15 @@ class Meter:
         read = prompt + thoughts
         flops = sum(self._decode_flops(read, sample.final_context) for sample in samples)
         flops += sum(self._thought(context).flops for context in range(prompt + 1, read + 1))
-        latent, each = self._latent, self._latent.passes_per_position()
-        passes = prompt * latent.prompt_passes() + self._thought_steps(samples)
+        latent, fitting = self._latent, self._fitting(prompt)
+        calls = prompt * latent.prompt_block_calls(self._calls)
+        calls += self._thought_steps(samples) * self._calls
+        calls += sum(decoded) * latent.block_calls(self._calls)
         serial = latent.prompt_serial(prompt) + latent.serial_thoughts(thoughts)
-        fitting = self._fitting(prompt)
-        passes += latent.prefix + fitting.passes
+        calls += (latent.prefix + fitting.passes) * self._calls
         waits = (serial + latent.token_serial() * max(decoded)) * self._serial
         return _Ran(
-            block_calls=(passes + each * sum(decoded)) * self._calls,
+            block_calls=calls,
             model_flops=self._prefill(prompt).flops + flops + fitting.cost.flops,
             serial_steps=round(waits + fitting.cost.serial_steps),
             state_bytes=self._held(samples),

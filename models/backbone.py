@@ -4,7 +4,7 @@ Legend: B batch, T time, D width, V vocabulary.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .block import Block
 from .config import BackboneConfig
 from .cost import Cost, linear_flops
-from .depth.depth import Asked, Depth, Trajectory
+from .depth.depth import Asked, Between, Depth, Trajectory
 from .depth.draws import Draws
 from .depth.stop import Stop
 from .latent.latent import Alter, CostAt, Fitting, LatentSite, Reading, Sizes, Thought
@@ -112,9 +112,16 @@ class Backbone(nn.Module):
         blocks, order = make_blocks(config)
         self.depth = config.depth.build(blocks, config.dim, order)
         self.latent = config.latent.build(
-            LatentSite(config.dim, config.vocab_size, partial(make_more_blocks, config))
+            LatentSite(
+                config.dim,
+                config.vocab_size,
+                config.num_layers,
+                partial(make_more_blocks, config),
+            )
         )
         self.latent.check_depth(self.depth)
+        if self.latent.between is not None:
+            self.depth.check_between(self.latent.between)
         self.norm = RMSNorm(config.dim)
         self.head = nn.Linear(config.dim, config.vocab_size, bias=False)
         if config.tie_embeddings:
@@ -147,6 +154,7 @@ class Backbone(nn.Module):
         gradient_loops: int | None = None,
         layers: bool = False,
         alter: Alter | None = None,
+        labels_BTM: Tensor | None = None,
     ) -> Output:
         """Read tokens.
 
@@ -167,6 +175,7 @@ class Backbone(nn.Module):
             layers: keep what every block call returns in the trajectory.
             alter: changes what is read at thoughts' places, for instance to what another question's
                 thoughts were; it may also just look.
+            labels_BTM: what a teacher says of each token, for latent schemes that are taught.
 
         Raises:
             ValueError: on a loop count or rule that can't be run, or isn't the state's.
@@ -184,7 +193,8 @@ class Backbone(nn.Module):
         run, read = _Run(self.depth, self.norm, asked), (tokens_BT, segments_BT, roles_BT)
         learns = draws is not None and torch.is_grad_enabled()
         own_run = (self.embedding, self._blend, run, self.head)
-        reading = Reading(*read, *own_run, *own, record, alter, draws, learns)
+        asks = (record, alter, draws, learns, labels_BTM)
+        reading = Reading(*read, *own_run, *own, *asks)
         return self._output(self.latent(reading), state)
 
     def _output(self, thought: Thought, state: BackboneState | None) -> Output:
@@ -226,12 +236,13 @@ class Backbone(nn.Module):
         stop: Stop | None = None,
     ) -> BackboneState:
         """Return empty memory for `batch` documents of up to `max_len` tokens."""
-        count, latent = self.depth.resolve_loops(loops), self.latent
-        longest = latent.prefix + max_len * latent.stretch
-        calls: list[Any] = []
-        for _ in range(latent.copies):
-            calls += self.depth.init_state(batch, longest, device, dtype, count)
-        memory = latent.init_memory(batch, max_len, device, dtype)
+        count = self.depth.resolve_loops(loops)
+
+        def make(positions: int, some: slice) -> list[Any]:
+            return self.depth.init_state(batch, positions, device, dtype, count, some)
+
+        calls = self.latent.init_calls(make, max_len)
+        memory = self.latent.init_memory(batch, max_len, device, dtype)
         return BackboneState(calls, count, self._resolve_stop(stop), memory)
 
     def cost(self, context: int, loops: int | None = None) -> Cost:
@@ -247,10 +258,11 @@ class Backbone(nn.Module):
         """Cost of reading `length` tokens at once, reading out `readouts` of them."""
         head, count = self._head_cost(), self.depth.resolve_loops(loops)
         once = Cost(flops=readouts * head.flops, weight_bytes=head.weight_bytes)
-        own = self.latent.prefill_cost(
-            lambda positions: self.depth.prefill_cost(positions, count), length, self.sizes
+        at = CostAt(
+            lambda positions: self.depth.prefill_cost(positions, count),
+            self.depth.layers_prefill_cost,
         )
-        return own + once
+        return self.latent.prefill_cost(at, length, self.sizes) + once
 
     def thinking_cost(self, length: int, thoughts: int, loops: int | None = None) -> Cost:
         """Cost of a document's thoughts in training, beside one pass over `length` positions.
@@ -275,7 +287,7 @@ class Backbone(nn.Module):
 
     def _cost_at(self, loops: int | None) -> CostAt:
         count = self.depth.resolve_loops(loops)
-        return lambda context: self.depth.cost(context, count)
+        return CostAt(lambda context: self.depth.cost(context, count), self.depth.layers_cost)
 
     @property
     def sizes(self) -> Sizes:
@@ -296,9 +308,11 @@ class Backbone(nn.Module):
         return Cost(flops=self.readout_flops, weight_bytes=4 * self.head.weight.numel() + norm)
 
     def block_calls_per_position(self, loops: int | None = None) -> float:
-        """Passes through blocks that one token runs: a mean where content decides."""
-        calls = len(self.depth.calls(self.depth.resolve_loops(loops)))
-        return self.latent.block_calls(calls)
+        """Passes through blocks that one token runs, those of further positions it takes too.
+
+        A mean where content decides.
+        """
+        return self.latent.block_calls(len(self.depth.calls(self.depth.resolve_loops(loops))))
 
     @property
     def causal(self) -> bool:
@@ -326,10 +340,15 @@ class _Run:
     asked: Asked
 
     def __call__(
-        self, x_BTD: Tensor, segments_BT: Tensor | None = None, calls: list[Any] | None = None
+        self,
+        x_BTD: Tensor,
+        segments_BT: Tensor | None = None,
+        calls: list[Any] | None = None,
+        between: Between | None = None,
     ) -> Thought:
         """Run inputs of these documents, on these memories (updated in place)."""
-        x_BTD, _, trajectory = self.depth(x_BTD, segments_BT, calls, self.asked)
+        asked = self.asked if between is None else replace(self.asked, between=between)
+        x_BTD, _, trajectory = self.depth(x_BTD, segments_BT, calls, asked)
         return Thought(self.norm(x_BTD), trajectory, trajectory.losses)
 
     def fresh(self, batch: int, max_len: int) -> list[Any]:

@@ -40,6 +40,20 @@ class DepthConfig(ABC):
 
 
 @dataclass(frozen=True)
+class Between:
+    """What is done once to the hidden states between two layers.
+
+    Attributes:
+        layer: layers that run before it.
+        change: `(x_BTD, segments_BT) -> (x_BSD, segments_BS)`; the layers above may see more
+            positions than those below.
+    """
+
+    layer: int
+    change: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
+
+
+@dataclass(frozen=True)
 class Asked:
     """What one pass is asked for.
 
@@ -51,6 +65,7 @@ class Asked:
         read: hidden states to logits, for the rules that ask what a token would say.
         gradient_loops: last loops that a training step differentiates, in place of the depth's own.
         layers: keep what every block call returns.
+        between: what is done between two layers, of a depth that has the place for it.
     """
 
     loops: int
@@ -60,6 +75,7 @@ class Asked:
     read: Callable[[Tensor], Tensor] | None = None
     gradient_loops: int | None = None
     layers: bool = False
+    between: Between | None = None
 
     def begin_shared(self) -> Shared:
         """Return what layers hand on in this pass: nothing yet."""
@@ -154,6 +170,13 @@ class Depth(nn.Module, ABC):
                 "choose none, or depth=looped"
             )
 
+    def check_between(self, layer: int) -> None:
+        """Raise ValueError where nothing can be done between a layer and the one before it."""
+        raise ValueError(
+            f"latent.layer={layer} is one place in a stack of layers that run once each, "
+            "but this backbone's depth runs some of them again: choose depth=fixed, or latent=none"
+        )
+
     def counts(self, draws: Draws) -> list[int]:
         """Return the loops of a training step: one count, or one for each row of its batch.
 
@@ -179,15 +202,29 @@ class Depth(nn.Module, ABC):
         return loops
 
     def init_state(
-        self, batch: int, max_len: int, device: torch.device | str, dtype: torch.dtype, loops: int
+        self,
+        batch: int,
+        max_len: int,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        loops: int,
+        some: slice = slice(None),
     ) -> list[Any]:
-        """Return empty memory."""
-        held = [self.block(layer) for layer in self.held(loops)]
+        """Return empty memory of all calls, or of some."""
+        held = [self.block(layer) for layer in self.held(loops)[some]]
         return [block.init_state(batch, max_len, device, dtype) for block in held]
 
     def cost(self, context: int, loops: int) -> Cost:
         """Cost of one token that sees `context` tokens; weights are read at every call."""
-        return total([self.block(layer).cost(context) for layer in self.calls(loops)])
+        return self.layers_cost(self.calls(loops), context)
+
+    def layers_cost(self, layers: Sequence[int], context: int) -> Cost:
+        """Cost of one position that sees so many, through these layers alone, each once."""
+        return total([self.block(layer).cost(context) for layer in layers])
+
+    def layers_prefill_cost(self, layers: Sequence[int], length: int) -> Cost:
+        """Cost of reading so many positions at once, through these layers alone, each once."""
+        return total([self.block(layer).prefill_cost(length) for layer in layers])
 
     def forward_only(self, loops: int, window: int | None = None) -> int:
         """Return how many of a training step's first loops are not differentiated.
@@ -210,7 +247,7 @@ class Depth(nn.Module, ABC):
 
     def prefill_cost(self, length: int, loops: int) -> Cost:
         """Cost of reading `length` tokens at once."""
-        return total([self.block(layer).prefill_cost(length) for layer in self.calls(loops)])
+        return self.layers_prefill_cost(self.calls(loops), length)
 
     def _run(
         self,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cost import Cost
-from ..depth.depth import Depth, Trajectory
+from ..depth.depth import Between, Depth, Trajectory
 from ..depth.draws import Draws
 
 THOUGHT = 3
@@ -26,12 +26,14 @@ class LatentSite:
     Attributes:
         dim: model width.
         vocab_size: rows of the embedding.
+        num_layers: layers of the stack.
         make_blocks: makes further blocks of the backbone's kind, by a layout such as "2*mamba2"
             (None is the backbone's own) and how many layers it is repeated to fill.
     """
 
     dim: int
     vocab_size: int
+    num_layers: int
     make_blocks: Callable[[str | None, int], nn.ModuleList]
 
 
@@ -63,6 +65,18 @@ class LatentConfig(ABC):
     def slots(self, thoughts: int | None = None) -> int:
         """Return the positions that so many thoughts take (None is its own number of them)."""
         return 0
+
+
+@dataclass
+class TaughtConfig(LatentConfig):
+    """Settings of a scheme that a finished run of another backbone teaches.
+
+    Attributes:
+        teacher: folder of what teaches it, as `python -m train.concepts` names it. Training needs
+            one; a trained backbone does without.
+    """
+
+    teacher: str | None = None
 
 
 @dataclass
@@ -106,9 +120,16 @@ class Run(Protocol):
     """The depth over its stack, then the final norm."""
 
     def __call__(
-        self, x_BTD: Tensor, segments_BT: Tensor | None = None, calls: list[Any] | None = None
+        self,
+        x_BTD: Tensor,
+        segments_BT: Tensor | None = None,
+        calls: list[Any] | None = None,
+        between: Between | None = None,
     ) -> Thought:
-        """Run inputs of these documents, on these memories (updated in place)."""
+        """Run inputs of these documents, on these memories (updated in place).
+
+        `between` may only be given where the depth has agreed to it (`Latent.between`).
+        """
         ...
 
     def fresh(self, batch: int, max_len: int) -> list[Any]:
@@ -135,6 +156,7 @@ class Reading:
         alter: changes the inputs of thoughts before they are read; None reads them as they are.
         draws: where a training step is; None is evaluation.
         learns: whether it is a training step, which may charge losses of its own.
+        labels_BTM: what a teacher says of each token, for a scheme that is taught; None is nothing.
     """
 
     tokens_BT: Tensor
@@ -150,6 +172,7 @@ class Reading:
     alter: Alter | None = None
     draws: Draws | None = None
     learns: bool = False
+    labels_BTM: Tensor | None = None
 
     @property
     def thoughts_BT(self) -> Tensor | None:
@@ -220,8 +243,25 @@ class Memory(Protocol):
         ...
 
 
-CostAt = Callable[[int], Cost]
-"""Cost of one position that sees so many, or of reading so many at once: of the depth alone."""
+@dataclass(frozen=True)
+class CostAt:
+    """Cost of one position that sees so many, or of reading so many at once: of the depth alone.
+
+    Attributes:
+        whole: through all calls.
+        some: through these layers alone, each once.
+    """
+
+    whole: Callable[[int], Cost]
+    some: Callable[[range, int], Cost]
+
+    def __call__(self, positions: int) -> Cost:
+        """Cost through all calls."""
+        return self.whole(positions)
+
+
+MakeCalls = Callable[[int, slice], list[Any]]
+"""Makes empty memories of some of the stack's calls, for so many positions."""
 
 
 class Latent(nn.Module, ABC):
@@ -235,6 +275,7 @@ class Latent(nn.Module, ABC):
         fits_questions: whether training infers latent vectors from questions alone.
         sees_ahead: whether a token of a question is read with what follows it there, so that
             predicting a question's own tokens shows nothing.
+        between: layers below the place in the stack where it does something itself; None is none.
     """
 
     copies: int = 1
@@ -243,6 +284,7 @@ class Latent(nn.Module, ABC):
     repeats_passes: bool = False
     fits_questions: bool = False
     sees_ahead: bool = False
+    between: int | None = None
 
     def reset_parameters(self) -> None:
         """Draw all weights anew; a scheme with weights of its own overrides this."""
@@ -263,6 +305,11 @@ class Latent(nn.Module, ABC):
     def check_depth(self, depth: Depth) -> None:
         """Raise ValueError where it can't stand around a depth."""
         return
+
+    def init_calls(self, make: MakeCalls, max_len: int) -> list[Any]:
+        """Return empty memories of the stack's calls for `max_len` tokens."""
+        longest = self.prefix + max_len * self.stretch
+        return [call for _ in range(self.copies) for call in make(longest, slice(None))]
 
     # What it costs
 
@@ -319,8 +366,15 @@ class Latent(nn.Module, ABC):
         return length
 
     def block_calls(self, calls: float) -> float:
-        """Block calls of one token, where a pass of the depth takes `calls`: a mean."""
+        """Passes of a position through a block that one token takes, where a depth has so many.
+
+        A mean where content decides.
+        """
         return calls * self.passes_per_position()
+
+    def prompt_block_calls(self, calls: float) -> float:
+        """The same of a token of a prompt."""
+        return calls * self.prompt_passes()
 
 
 def joined_in_time(parts: list[Thought]) -> Thought:

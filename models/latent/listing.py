@@ -1,6 +1,7 @@
 """The one list of latent schemes: a new one is one file beside this one and one line here."""
 
 from .chunk import ChunkConfig
+from .concept import ConceptConfig
 from .distilled import DistilledConfig
 from .feedback import FeedbackConfig
 from .filler import FillerConfig
@@ -25,4 +26,5 @@ LATENTS: dict[str, type[LatentConfig]] = {
     "ponder2": Ponder2Config,
     "vector": VectorConfig,
     "chunk": ChunkConfig,
+    "concept": ConceptConfig,
 }

@@ -49,7 +49,7 @@ class Ponder2Config(LatentConfig):
     rounds: int | None = None
     content: str = "hidden"
 
-    def build(self, site: LatentSite) -> "Between":
+    def build(self, site: LatentSite) -> "Interleaved":
         """Make the module; ValueError on impossible settings."""
         if self.latents < 1:
             raise ValueError(
@@ -64,7 +64,7 @@ class Ponder2Config(LatentConfig):
         return Ponder2(self.latents, self.rounds)
 
 
-class Between(Latent):
+class Interleaved(Latent):
     """Interleaves tokens with positions that write nothing; the last of them is read out."""
 
     repeats_passes = True
@@ -101,7 +101,7 @@ class Between(Latent):
         return self.latents
 
 
-class PauseBetween(Between):
+class PauseBetween(Interleaved):
     """A learned vector after each token: as many positions, and no content."""
 
     def __init__(self, dim: int, latents: int) -> None:
@@ -142,7 +142,7 @@ class PauseBetween(Between):
         return 1
 
 
-class Ponder2(Between):
+class Ponder2(Interleaved):
     """Interleaves tokens with thoughts."""
 
     def __init__(self, latents: int, rounds: int | None) -> None:

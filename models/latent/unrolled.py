@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..depth.depth import Between
 from .latent import Reading, Run, Thought, mean_losses
 
 ReadOn = Callable[[Reading, Tensor, Tensor | None], Thought]
@@ -90,13 +91,17 @@ class _CopyingRun:
         self.run = run
 
     def __call__(
-        self, x_BTD: Tensor, segments_BT: Tensor | None = None, calls: list[Any] | None = None
+        self,
+        x_BTD: Tensor,
+        segments_BT: Tensor | None = None,
+        calls: list[Any] | None = None,
+        between: Between | None = None,
     ) -> Thought:
         assert calls is not None
         if torch.is_grad_enabled():
             every = torch.arange(len(x_BTD), device=x_BTD.device)
             calls[:] = [call.take(every) for call in calls]
-        return self.run(x_BTD, segments_BT, calls)
+        return self.run(x_BTD, segments_BT, calls, between)
 
     def fresh(self, batch: int, max_len: int) -> list[Any]:
         return self.run.fresh(batch, max_len)

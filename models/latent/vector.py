@@ -102,7 +102,7 @@ class Vector(Latent):
         nn.init.normal_(self.into.weight, std=0.02 * self.width**-0.5)
 
     def init_memory(
-        self, batch: int, device: torch.device | str, dtype: torch.dtype
+        self, batch: int, max_len: int, device: torch.device | str, dtype: torch.dtype
     ) -> VectorMemory:
         """Return that no row has read anything."""
         return VectorMemory.empty(batch, device)

@@ -23,6 +23,7 @@ from models.depth.nested import NestedDepthConfig
 from models.depth.relaxation import RELAXATIONS
 from models.depth.routing import ROUTES
 from models.depth.start import STARTS
+from models.latent.concept import ConceptConfig
 from models.latent.listing import LATENTS
 from models.latent.ponder2 import Ponder2Config
 from models.layout import parse_layout
@@ -202,6 +203,8 @@ BACKBONE_CASES: dict[str, BackboneConfig] = {
     },
     "pause between latent": backbone_config("gdn attn", latent=Ponder2Config(content="pause")),
     **{f"chunk {name}": backbone_config(**made) for name, made in CHUNKED.items()},
+    "concept canon": backbone_config("swa:3+gdn window", 4, canon="A", latent=ConceptConfig()),
+    "concept shared": backbone_config("attn@a gdn attn@a", 3, latent=ConceptConfig(layer=2)),
     "3*gdn attn": backbone_config("3*gdn attn", 4),
     "gdn mamba2 attn": backbone_config("gdn mamba2 attn", 3),
     "window mamba2 tied": backbone_config("window mamba2", 2, tie_embeddings=True),
