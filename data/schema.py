@@ -26,6 +26,7 @@ class CorpusRoot:
     logger: dict[str, Any] = field(default_factory=dict)
     eval: dict[str, Any] = field(default_factory=dict)
     study: dict[str, Any] = field(default_factory=dict)
+    concepts: dict[str, Any] = field(default_factory=dict)
 
 
 def register_schema() -> None:

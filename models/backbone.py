@@ -180,15 +180,8 @@ class Backbone(nn.Module):
         Raises:
             ValueError: on a loop count or rule that can't be run, or isn't the state's.
         """
-        if state is None:
-            stop = self._resolve_stop(stop)
-        else:
-            loops, stop = _of_state(state, loops, stop)
-        count = self.depth.resolve_loops(loops)
-        if draws is not None and loops is None:
-            count = max(self.depth.counts(draws))
-        asked = Asked(count, record, draws, stop, self._read, gradient_loops, layers)
-
+        loops, stop = self._resolve(state, loops, stop, draws)
+        asked = Asked(loops, record, draws, stop, self._read, gradient_loops, layers)
         own = (None, None) if state is None else (state.calls, state.latent)
         run, read = _Run(self.depth, self.norm, asked), (tokens_BT, segments_BT, roles_BT)
         learns = draws is not None and torch.is_grad_enabled()
@@ -209,6 +202,19 @@ class Backbone(nn.Module):
             thought.passes,
             thought.measures,
         )
+
+    def _resolve(
+        self, state: BackboneState | None, loops: int | None, stop: Stop | None, draws: Draws | None
+    ) -> tuple[int, Stop]:
+        """Return count and rule of a pass: what is asked for, the state's, or the depth's."""
+        if state is None:
+            stop = self._resolve_stop(stop)
+        else:
+            loops, stop = _of_state(state, loops, stop)
+        count = self.depth.resolve_loops(loops)
+        if draws is not None and loops is None:
+            count = max(self.depth.counts(draws))
+        return count, stop
 
     def _blend(self, probabilities: Tensor) -> Tensor:
         """Return the embedding that a distribution over tokens expects."""

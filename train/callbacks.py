@@ -67,6 +67,7 @@ class Recorder(L.Callback):
     def _reset(self) -> None:
         self._loss, self._tokens, self._gradient_norm = 0.0, 0, math.nan
         self._measured: dict[str, float] = {}
+        self._auxiliary: float | None = None
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any
@@ -91,6 +92,9 @@ class Recorder(L.Callback):
         for name, value in pl_module.net.measured.items():
             share = float(value) / trainer.accumulate_grad_batches
             self._measured[name] = self._measured.get(name, 0.0) + share
+        auxiliary = pl_module.net.auxiliary
+        if auxiliary is not None:
+            self._auxiliary = (self._auxiliary or 0.0) + float(auxiliary)
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             self._end_step(trainer, pl_module)
             self._reset()
@@ -109,6 +113,8 @@ class Recorder(L.Callback):
         }
         for name, mine in self._measured.items():
             (row[name],) = _summed(trainer, mine / trainer.world_size)
+        if self._auxiliary is not None:
+            (row["auxiliary_loss"],) = _summed(trainer, self._auxiliary)
         if self.validate_every and step % self.validate_every == 0:
             row |= self._validate(trainer, module, data)
         if self.writer is not None:

@@ -18,6 +18,7 @@ from models.mlps.listing import MLPS
 from models.sizing import resolve
 
 from .chunking import check_bytes
+from .concepts_config import ConceptsConfig
 from .fill import check_fill
 from .logging import LoggerConfig
 from .optim import OptimConfig
@@ -141,6 +142,7 @@ class RunConfig:
         logger: who is told.
         eval: what is asked of the finished backbone.
         study: several runs as one.
+        concepts: the autoencoder of a teacher's concepts.
     """
 
     experiment_name: str = "default"
@@ -156,6 +158,7 @@ class RunConfig:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
+    concepts: ConceptsConfig = field(default_factory=ConceptsConfig)
 
     def tasks_of_corpus(self) -> dict[str, TaskEval]:
         """Return what to ask where nothing is said: the corpus's tasks, at their own levels."""
@@ -172,7 +175,7 @@ class RunConfig:
             raise ValueError("runs is empty: name the folder that experiments are kept in")
         for part in (
             *(self.data, self.optim, self.trainer, self.parallel),
-            *(self.logger, self.eval, self.study),
+            *(self.logger, self.eval, self.study, self.concepts),
         ):
             part.validate()
         self._validate_cutting()

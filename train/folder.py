@@ -19,11 +19,12 @@ from data.atomic import write_atomically
 
 from .config import RunConfig
 from .precision import resolve_accelerator, resolve_precision
+from .teacher import teacher_hash
 
 _PACKAGES = ("torch", "lightning", "hydra-core", "omegaconf", "wandb", "numpy", "polars")
 # Where a run goes and who is told; and what changes a loss by no more than rounding.
 _NOT_LOSS_DETERMINING = (
-    *("experiment_name", "runs", "parallel", "logger", "eval", "study"),
+    *("experiment_name", "runs", "parallel", "logger", "eval", "study", "concepts"),
     *("data.name", "data.root", "data.workers", "data.verify"),
     *("trainer.compile", "trainer.checkpoint_every", "trainer.keep_last"),
     *("trainer.validate_every", "trainer.validation_rows"),
@@ -43,9 +44,16 @@ def run_folder(config: RunConfig) -> Path:
 def loss_hash(config: RunConfig) -> str:
     """Return eight hex digits over the loss-determining settings.
 
-    The precision counts as this machine resolves it, so that a folder holds one precision only.
+    The precision counts as this machine resolves it, so that a folder holds one precision only. A
+    teacher counts by what it is, and not by where it lies.
+
+    Raises:
+        ValueError: a teacher is named, and isn't there.
     """
     plain = asdict(config)
+    taught_by = teacher_hash(config.backbone.latent)
+    if taught_by is not None:
+        plain["backbone"]["latent"]["teacher"] = taught_by
     accelerator = resolve_accelerator(config.parallel.accelerator)
     plain["trainer"]["precision"] = resolve_precision(config.trainer.precision, accelerator)
     for path in _NOT_LOSS_DETERMINING:

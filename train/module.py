@@ -17,6 +17,7 @@ from .objective import Objective
 from .objective_config import ObjectiveConfig
 from .optim import OptimConfig, RoleOptimizer
 from .stage import StagePlan, set_trainable
+from .teacher import Teacher
 
 
 class PretrainModule(L.LightningModule):
@@ -31,6 +32,7 @@ class PretrainModule(L.LightningModule):
         corpus_hash: manifest hash of the corpus; kept in checkpoints, for `refuse_other_corpus`.
         rows_per_step: rows of a global batch.
         mask_id: token that stands for what is to be filled in, where a stage fills in.
+        teacher: labels what is read, for a latent scheme that is taught.
     """
 
     def __init__(
@@ -43,11 +45,12 @@ class PretrainModule(L.LightningModule):
         corpus_hash: str,
         rows_per_step: int,
         mask_id: int,
+        teacher: Teacher | None = None,
     ) -> None:
         super().__init__()
         self.backbone_data, self.optim, self.plan = backbone, optim, plan
         self.seed, self.compile_blocks, self.corpus_hash = seed, compile_blocks, corpus_hash
-        self.rows_per_step, self.mask_id = rows_per_step, mask_id
+        self.rows_per_step, self.mask_id, self.teacher = rows_per_step, mask_id, teacher
         self.objective: Objective | None = None
         self._entered: int | None = None
 
@@ -60,7 +63,7 @@ class PretrainModule(L.LightningModule):
             backbone = Backbone(backbone_from_dict(self.backbone_data))
         if self.compile_blocks:
             backbone.compile_blocks()
-        self.objective = Objective(backbone, self.mask_id)
+        self.objective = Objective(backbone, self.mask_id, self.teacher)
 
     @property
     def net(self) -> Objective:

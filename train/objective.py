@@ -1,6 +1,6 @@
 """What the trainer minimises, given a backbone's output and a batch.
 
-Legend: B batch, T time, D width, V vocabulary, N positions with a target.
+Legend: B batch, T time, D width, V vocabulary, M labels, N positions with a target.
 """
 
 import torch
@@ -25,6 +25,7 @@ from .loop_losses import (
 )
 from .loss import position_losses
 from .objective_config import READS_LOOPS, ObjectiveConfig
+from .teacher import Teacher
 from .thought_words import words_of_thoughts
 
 
@@ -35,13 +36,21 @@ class Objective(nn.Module):
     weights of the *global* batch (`batch.denominator`): it does not depend on how the batch is cut
     over ranks or accumulation. Auxiliary losses are means over rows, so a part of the batch counts
     them by its share of the rows. Without draws it is evaluation: the final predictions alone.
+
+    Args:
+        backbone: what is trained.
+        mask_id: token that stands for what is to be filled in.
+        teacher: labels what is read, in training, for a latent scheme that makes a loss of that.
     """
 
-    def __init__(self, backbone: Backbone, mask_id: int | None = None) -> None:
+    def __init__(
+        self, backbone: Backbone, mask_id: int | None = None, teacher: Teacher | None = None
+    ) -> None:
         super().__init__()
-        self.backbone, self.mask_id = backbone, mask_id
+        self.backbone, self.mask_id, self.teacher = backbone, mask_id, teacher
         self.recorded: Trajectory | None = None
         self.measured: dict[str, Tensor] = {}
+        self.auxiliary: Tensor | None = None
 
     def forward(
         self,
@@ -54,7 +63,8 @@ class Objective(nn.Module):
     ) -> Tensor:
         """Return the batch's part of the global loss, in nats per unit of weight.
 
-        What a latent scheme tells of the pass is kept in `measured`.
+        What a latent scheme tells of the pass is kept in `measured`, and what of the loss isn't
+        cross-entropy in `auxiliary`.
 
         Args:
             batch: the whole global batch, or a part of it.
@@ -70,7 +80,14 @@ class Objective(nn.Module):
         over = "final" if draws is None else config.resolve_over(self.backbone)
         needs_states = draws is not None and (over in READS_LOOPS or config.jacobian > 0)
         taught = batch.written if draws is not None else None
-        output = self._run(batch, draws, record or needs_states, loops, layers=taught is not None)
+        output = self._run(
+            batch,
+            draws,
+            record or needs_states,
+            loops,
+            layers=taught is not None,
+            labels_BTM=None if draws is None else self._labels(batch),
+        )
         self.recorded = output.trajectory if record else None
         self.measured = output.measures
         targets = Targets.of(batch)
@@ -93,6 +110,7 @@ class Objective(nn.Module):
                 stiffness = jacobian_norm(output.trajectory, batch.segments_BT, draws)
                 total = (1 - config.jacobian) * total
                 auxiliary = auxiliary + config.jacobian * stiffness
+        self.auxiliary = (share * auxiliary).detach() if isinstance(auxiliary, Tensor) else None
         return _mean(total, batch) + written + share * auxiliary
 
     def _taught(
@@ -112,6 +130,10 @@ class Objective(nn.Module):
         apart = distance(output.trajectory, teacher.trajectory, batch, written)
         return latent.teacher * own, latent.distill * apart
 
+    def _labels(self, batch: Batch) -> Tensor | None:
+        """Return what a frozen teacher says of each token, where there is one."""
+        return None if self.teacher is None else self.teacher.labels(batch)
+
     def _run(
         self,
         batch: Batch,
@@ -120,6 +142,7 @@ class Objective(nn.Module):
         loops: int | None,
         window: int | None = None,
         layers: bool = False,
+        labels_BTM: Tensor | None = None,
     ) -> Output:
         return self.backbone(
             batch.tokens_BT,
@@ -130,6 +153,7 @@ class Objective(nn.Module):
             draws=draws,
             gradient_loops=window,
             layers=layers,
+            labels_BTM=labels_BTM,
         )
 
     def _with_more_passes(

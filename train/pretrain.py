@@ -41,6 +41,7 @@ from .module import PretrainModule
 from .precision import resolve_accelerator, resolve_precision
 from .spending import training_cost
 from .stage import StagePlan
+from .teacher import Teacher, check_taught, teacher_of, without_teacher
 from .thinking import check_read_thinking, thinking_of
 
 
@@ -53,12 +54,14 @@ class Run:
         folder: where it lives.
         corpus: what it reads.
         plan: its stages.
+        teacher: what teaches its latent scheme; None where nothing does.
     """
 
     config: RunConfig
     folder: Path
     corpus: Corpus
     plan: StagePlan
+    teacher: Teacher | None = None
 
 
 def pretrain(config: RunConfig, plain: dict[str, Any]) -> Path:
@@ -74,6 +77,7 @@ def pretrain(config: RunConfig, plain: dict[str, Any]) -> Path:
         ValueError: on settings that can't be run, or a checkpoint of another corpus.
         Interrupted: after SIGTERM or SIGINT, once the step is saved.
     """
+    check_taught(config.backbone.latent)
     config = _derived(config)
     folder = run_folder(config)
     if not is_finished(folder, config.trainer.max_steps):
@@ -123,7 +127,8 @@ def _prepare(config: RunConfig, folder: Path) -> Run:
         check_read_thinking([stage.thinking for stage in config.stages], corpus.split("train"))
     backbone = resolve(config.backbone, corpus.tokenizer.vocab_size)
     plan = StagePlan(config.stages, config.trainer.max_steps)
-    return Run(replace(config, backbone=backbone), folder, corpus, plan)
+    teacher = teacher_of(backbone.latent, corpus.tokenizer.fingerprint)
+    return Run(replace(config, backbone=backbone), folder, corpus, plan, teacher)
 
 
 def _describe(run: Run, plain: dict[str, Any]) -> None:
@@ -141,7 +146,8 @@ def _describe(run: Run, plain: dict[str, Any]) -> None:
         run.folder / "environment.json",
         environment(config.trainer.precision, config.parallel.accelerator),
     )
-    write_json(run.folder / "cost.json", training_cost(backbone, config, run.corpus, run.plan))
+    cost = training_cost(backbone, config, run.corpus, run.plan, run.teacher)
+    write_json(run.folder / "cost.json", cost)
 
 
 def _fit(run: Run, latest: Path | None) -> None:
@@ -149,7 +155,7 @@ def _fit(run: Run, latest: Path | None) -> None:
     if config.parallel.threads:
         torch.set_num_threads(config.parallel.threads)
     module = PretrainModule(
-        to_dict(config.backbone),
+        to_dict(without_teacher(config.backbone)),
         config.optim,
         run.plan,
         config.seed,
@@ -157,6 +163,7 @@ def _fit(run: Run, latest: Path | None) -> None:
         run.corpus.hash,
         config.trainer.rows_per_step,
         run.corpus.tokenizer.pad_id,
+        run.teacher,
     )
     told = loggers_of(
         config.logger, run.folder, config.experiment_name, {"folder": str(run.folder)}

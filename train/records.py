@@ -17,6 +17,8 @@ COLUMNS = (
     "loops",
     "tokens",
     "seconds",
+    # What of the loss comes from auxiliary losses, such as a teacher's labels; empty without any.
+    "auxiliary_loss",
     # Of looped backbones alone, at validation: losses at half and twice the loops, and health.
     "validation_loss_fewer_loops",
     "validation_loss_more_loops",

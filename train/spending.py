@@ -18,13 +18,18 @@ from .loop_losses import ExtraPass
 from .objective import extra_passes
 from .objective_config import READS_LOOPS
 from .stage import StagePlan
+from .teacher import Teacher
 
 MOST_ROWS, ROWS_AT_ONCE = 1 << 16, 1 << 10
 """Rows that are read to see how long documents with thoughts are."""
 
 
 def training_cost(
-    backbone: Backbone, config: RunConfig, corpus: Corpus, plan: StagePlan
+    backbone: Backbone,
+    config: RunConfig,
+    corpus: Corpus,
+    plan: StagePlan,
+    teacher: Teacher | None = None,
 ) -> dict[str, Any]:
     """Return the facts that a report states of each backbone.
 
@@ -33,7 +38,8 @@ def training_cost(
     differentiated count once, and what an objective over loops runs and reads out counts too, and
     what infers latent vectors. Where thoughts replace steps, documents are as long as each stage
     makes them. Where bytes are chunked, chunks are counted by the configured ratio: where they will
-    begin is not known before.
+    begin is not known before. What a teacher runs to label documents is part of it, and stated by
+    itself as well; what it took to train it isn't.
     """
     rows = corpus.split("train")
     steps = _kinds_of_steps(backbone, config, plan)
@@ -49,6 +55,15 @@ def training_cost(
     tokens = sum(
         share * times * sum(size.length * n for size, n in lengths[kind.thinking].items())
         for kind, times in steps.items()
+    )
+    labelling = (
+        0.0
+        if teacher is None
+        else sum(
+            share * times * count * teacher.flops(size.length)
+            for kind, times in steps.items()
+            for size, count in lengths[kind.thinking].items()
+        )
     )
     mean_loops = sum(kind.loops * times for kind, times in steps.items()) / sum(steps.values())
     context = config.data.context
@@ -66,7 +81,8 @@ def training_cost(
         "context": context,
         "train_steps": config.trainer.max_steps,
         "train_tokens": round(tokens),
-        "train_flops": flops,
+        "train_flops": flops + labelling,
+        **({} if teacher is None else {"teacher_flops": labelling}),
         "mean_train_loops": mean_loops,
         "peak_learning_rate": config.optim.lr,
         "seed": config.seed,

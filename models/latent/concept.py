@@ -29,9 +29,8 @@ from ..cost import Cost, linear_flops
 from ..depth.depth import Between
 from ..layers import RMSNorm, init_linear, parameter_bytes
 from ..ops.twin import runs_step_by_step
-from .latent import CostAt, Latent, LatentSite, MakeCalls, Reading, Sizes, TaughtConfig, Thought
-
-LABELS = ("attribution", "activation")
+from .latent import CostAt, Latent, LatentSite, MakeCalls, Reading, Sizes, Thought
+from .taught import TaughtConfig
 
 
 @dataclass
@@ -40,37 +39,22 @@ class ConceptConfig(TaughtConfig):
 
     Attributes:
         layer: layers below the concepts; null is half of them.
-        num_concepts: concepts C that are told apart: as many as the teacher's autoencoder has.
         active: concepts K that are mixed into one vector.
-        weight: of the loss that teaches the logits.
-        labels: how the teacher's concepts are ranked: by attribution (activation times gradient of
-            the teacher's loss) or by activation.
-        num_labels: concepts that a token is labelled with.
     """
 
     kind: str = "concept"
     layer: int | None = None
-    num_concepts: int = 512
     active: int = 16
-    weight: float = 0.1
-    labels: str = "attribution"
-    num_labels: int = 4
 
     def build(self, site: LatentSite) -> "Concept":
         """Make the module; ValueError on impossible settings."""
         layer = self._place(site.num_layers)
-        for name in ("active", "num_labels"):
-            if not 1 <= getattr(self, name) <= self.num_concepts:
-                raise ValueError(
-                    f"latent.{name}={getattr(self, name)} must lie between 1 and "
-                    f"latent.num_concepts={self.num_concepts}"
-                )
-        if self.labels not in LABELS:
+        self.check_labels()
+        if not 1 <= self.active <= self.num_concepts:
             raise ValueError(
-                f"latent.labels={self.labels} is not known: choose {' or '.join(LABELS)}"
+                f"latent.active={self.active} must lie between 1 and latent.num_concepts="
+                f"{self.num_concepts}"
             )
-        if not 0 <= self.weight < float("inf"):
-            raise ValueError(f"latent.weight={self.weight} must be a finite number of at least 0")
         return Concept(site.dim, site.num_layers, layer, self)
 
     def _place(self, num_layers: int) -> int:

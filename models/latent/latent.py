@@ -68,18 +68,6 @@ class LatentConfig(ABC):
 
 
 @dataclass
-class TaughtConfig(LatentConfig):
-    """Settings of a scheme that a finished run of another backbone teaches.
-
-    Attributes:
-        teacher: folder of what teaches it, as `python -m train.concepts` names it. Training needs
-            one; a trained backbone does without.
-    """
-
-    teacher: str | None = None
-
-
-@dataclass
 class Thought:
     """What a latent scheme hands back.
 

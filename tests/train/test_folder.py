@@ -26,6 +26,7 @@ from train.precision import resolve_accelerator, resolve_precision
 # Everything else determines losses, beyond rounding.
 FREE = (
     *("experiment_name", "runs", "parallel.", "logger.", "eval.", "study."),
+    "concepts.",
     *("data.name", "data.root", "data.workers", "data.verify"),
     *("trainer.compile", "trainer.checkpoint_every", "trainer.keep_last"),
     *("trainer.validate_every", "trainer.validation_rows"),
