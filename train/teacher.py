@@ -141,7 +141,6 @@ def teacher_of(latent: LatentConfig, tokenizer: str) -> Teacher | None:
             f"backbone.latent.teacher={folder} reads another tokenizer than this run: make it with "
             "the same data"
         )
-    trained.backbone.requires_grad_(True)
     return Teacher(trained.backbone, autoencoder, facts.layer, latent.labels, latent.num_labels)
 
 

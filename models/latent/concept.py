@@ -10,11 +10,14 @@ logits are taught which concepts the teacher had at each token:
 
     weight / M  sum_m CE(z_t, label_tm)     over the tokens that have labels, a mean over rows
 
-The layers above run two positions a token, and hold states of two. So a window there spans half as
-many words, and a rotation turns twice as far, as in the paper's code. Where we differ: the head
-reads the stream through an RMSNorm with a learned scale (the paper: LayerNorm, less a bias that
-begins as the autoencoder's), and a concept takes the stream's root mean square as its scale (the
-paper: its deviation and its mean).
+Which logits are the largest hangs on rounding where two are almost equal, as with any router: on
+another number of processes a run drifts apart sooner than a plain one.
+
+The layers above run two positions a token, and hold states of two: a window there spans half as
+many words, and a rotation turns twice as far. Where we differ from the paper's code: the head reads
+the stream through an RMSNorm with a learned scale (there: LayerNorm, less a bias), a concept takes
+the stream's root mean square as its scale (there: its deviation and its mean), and rotations count
+positions in every layer (there: GPT-2's embeddings of them, below the concepts alone).
 
 Legend: B batch, T time, S positions above (2 T), D width, C concepts, K active, M labels.
 """
