@@ -56,15 +56,7 @@ def training_cost(
         share * times * sum(size.length * n for size, n in lengths[kind.thinking].items())
         for kind, times in steps.items()
     )
-    labelling = (
-        0.0
-        if teacher is None
-        else sum(
-            share * times * count * teacher.flops(size.length)
-            for kind, times in steps.items()
-            for size, count in lengths[kind.thinking].items()
-        )
-    )
+    labelling = 0.0 if teacher is None else share * _labelling_flops(teacher, lengths, steps)
     mean_loops = sum(kind.loops * times for kind, times in steps.items()) / sum(steps.values())
     context = config.data.context
     return {
@@ -88,6 +80,17 @@ def training_cost(
         "seed": config.seed,
         "corpus": corpus.hash,
     }
+
+
+def _labelling_flops(
+    teacher: Teacher, lengths: Mapping[Rule | None, "Lengths"], steps: Mapping["StepKind", int]
+) -> float:
+    """What a frozen teacher runs to label every document, in as many steps."""
+    return sum(
+        times * count * teacher.flops(length)
+        for kind, times in steps.items()
+        for (length, _), count in lengths[kind.thinking].items()
+    )
 
 
 @dataclass(frozen=True)
