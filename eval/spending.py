@@ -108,7 +108,7 @@ class Meter:
         calls += (latent.prefix + fitting.passes) * self._calls
         waits = (serial + latent.token_serial() * max(decoded)) * self._serial
         return _Ran(
-            block_calls=calls,
+            block_calls=round(calls),
             model_flops=self._prefill(prompt).flops + flops + fitting.cost.flops,
             serial_steps=round(waits + fitting.cost.serial_steps),
             state_bytes=self._held(samples),

@@ -262,13 +262,9 @@ class Backbone(nn.Module):
 
     def prefill_cost(self, length: int, loops: int | None = None, readouts: int = 1) -> Cost:
         """Cost of reading `length` tokens at once, reading out `readouts` of them."""
-        head, count = self._head_cost(), self.depth.resolve_loops(loops)
+        head = self._head_cost()
         once = Cost(flops=readouts * head.flops, weight_bytes=head.weight_bytes)
-        at = CostAt(
-            lambda positions: self.depth.prefill_cost(positions, count),
-            self.depth.layers_prefill_cost,
-        )
-        return self.latent.prefill_cost(at, length, self.sizes) + once
+        return self.latent.prefill_cost(self._reading_at(loops), length, self.sizes) + once
 
     def thinking_cost(self, length: int, thoughts: int, loops: int | None = None) -> Cost:
         """Cost of a document's thoughts in training, beside one pass over `length` positions.
@@ -282,10 +278,7 @@ class Backbone(nn.Module):
 
     def fitting(self, length: int, loops: int | None = None) -> Fitting:
         """What inferring latent vectors from `length` tokens costs, beside reading them."""
-        count = self.depth.resolve_loops(loops)
-        return self.latent.fitting(
-            lambda positions: self.depth.prefill_cost(positions, count), length, self.sizes
-        )
+        return self.latent.fitting(self._reading_at(loops), length, self.sizes)
 
     def forward_only_cost(self, length: int, loops: int, window: int | None = None) -> Cost:
         """Cost of what a training step over `length` tokens runs without differentiating it."""
@@ -294,6 +287,11 @@ class Backbone(nn.Module):
     def _cost_at(self, loops: int | None) -> CostAt:
         count = self.depth.resolve_loops(loops)
         return CostAt(lambda context: self.depth.cost(context, count), self.depth.layers_cost)
+
+    def _reading_at(self, loops: int | None) -> CostAt:
+        depth, count = self.depth, self.depth.resolve_loops(loops)
+        whole = partial(depth.prefill_cost, loops=count)
+        return CostAt(whole, depth.layers_prefill_cost)
 
     @property
     def sizes(self) -> Sizes:

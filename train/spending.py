@@ -87,9 +87,9 @@ def _labelling_flops(
 ) -> float:
     """What a frozen teacher runs to label every document, in as many steps."""
     return sum(
-        times * count * teacher.flops(length)
+        times * count * teacher.flops(size.length)
         for kind, times in steps.items()
-        for (length, _), count in lengths[kind.thinking].items()
+        for size, count in lengths[kind.thinking].items()
     )
 
 
