@@ -17,7 +17,8 @@ from .cost import Cost, linear_flops
 from .depth.depth import Asked, Between, Depth, Trajectory
 from .depth.draws import Draws
 from .depth.stop import Stop
-from .latent.latent import Alter, CostAt, Fitting, LatentSite, Reading, Sizes, Thought
+from .latent.costs import CostAt, Fitting, Sizes
+from .latent.latent import Alter, LatentSite, Reading, Thought
 from .layers import RMSNorm
 from .mixer import Mixer
 from .stack import make_blocks, make_more_blocks

@@ -254,20 +254,12 @@ class RunConfig:
 
     def _validate_fitting(self, backbone: Backbone) -> None:
         """What is inferred from a question can't be scored on it."""
-        latent, depth = backbone.latent, self.backbone.depth
-        if latent.sees_ahead and self.data.loss.question:
+        if backbone.latent.sees_ahead and self.data.loss.question:
             raise ValueError(
                 f"data.loss.question={self.data.loss.question}: latent={self.backbone.latent.kind} "
                 "reads a question's tokens given vectors that were fitted to all of it, so its "
                 "loss there would flatter it: set data.loss.question=0"
             )
-        for name in ("stop", "route"):
-            if latent.prefix and (value := getattr(depth, name, "none")) != "none":
-                raise ValueError(
-                    f"backbone.depth.{name}={value} lets positions run fewer loops, which isn't "
-                    f"counted for the vectors of latent={self.backbone.latent.kind}: choose "
-                    f"{name}=none, or latent=none"
-                )
 
     def _validate_fill(self, backbone: Backbone) -> None:
         fills = [stage.objective.fill for stage in self.stages]

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from ..cost import Cost
 from ..depth.depth import Depth
-from ..depth.loop_costs import LoopCosts
 from .chunk_gather import Asking, Inside
 from .chunk_level import Level
 from .chunk_memory import ChunkMemory
 from .chunk_router import ROUTERS, router_of
-from .latent import CostAt, Latent, LatentConfig, LatentSite, Reading, Sizes, Thought
+from .costs import CostAt, Sizes
+from .latent import Latent, LatentConfig, LatentSite, Reading, Thought
+from .varying import refuse_varying
 
 MOST_LEVELS = 2
 
@@ -147,13 +148,7 @@ class Chunk(Latent):
 
     def check_depth(self, depth: Depth) -> None:
         """Refuse depths whose tokens run different numbers of loops: it is chunks that would."""
-        routed = isinstance(depth, LoopCosts) and depth.route is not None
-        if routed or depth.default_stop:
-            key = "depth.route" if routed else f"depth.stop={depth.default_stop.text}"
-            raise ValueError(
-                f"latent=chunk counts what each byte ran by its chunks, and {key} lets some of them"
-                " run fewer loops: set depth.stop=none and depth.route=none, or latent=none"
-            )
+        refuse_varying(depth, "latent=chunk counts what each byte ran by its chunks")
 
     def init_memory(
         self, batch: int, max_len: int, device: torch.device | str, dtype: torch.dtype

@@ -32,7 +32,8 @@ from ..cost import Cost, linear_flops
 from ..depth.depth import Between
 from ..layers import RMSNorm, init_linear, parameter_bytes
 from ..ops.twin import runs_step_by_step
-from .latent import CostAt, Latent, LatentSite, MakeCalls, Reading, Sizes, Thought
+from .costs import CostAt, Sizes
+from .latent import Latent, LatentSite, MakeCalls, Reading, Thought
 from .taught import TaughtConfig
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from ..cost import Cost
 from ..ops.twin import runs_step_by_step
 from ..state import State, empty_counters
-from .latent import CostAt, Latent, Reading, Sizes, Thought, joined_in_time, last_of
+from .costs import CostAt, Sizes
+from .latent import Latent, Reading, Thought, joined_in_time, last_of
 from .slots import altered, numbered, pieces
 from .unrolled import unrolled
 

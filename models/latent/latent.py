@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from ..cost import Cost
 from ..depth.depth import Between, Depth, Trajectory
 from ..depth.draws import Draws
+from .costs import CostAt, Fitting, Sizes
+from .varying import refuse_varying
 
 THOUGHT = 3
 """The role of a thought's place, as in a corpus (`data.roles.Role`)."""
@@ -171,49 +173,6 @@ class Reading:
         return places_BT if bool(places_BT.any()) else None
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """What the cost of a thought goes by.
-
-    Attributes:
-        dim: model width.
-        vocab_size: rows of the embedding.
-    """
-
-    dim: int
-    vocab_size: int
-
-    @property
-    def readout_flops(self) -> int:
-        """FLOPs of a position's logits."""
-        return 2 * self.dim * self.vocab_size
-
-    @property
-    def blend_flops(self) -> int:
-        """FLOPs of an expected embedding, its logits not counted."""
-        return 2 * self.dim * self.vocab_size
-
-    @property
-    def blend_bytes(self) -> int:
-        """Bytes of the weights that an expected embedding reads: norm, head and embedding."""
-        return 4 * (self.dim + 2 * self.dim * self.vocab_size)
-
-
-@dataclass(frozen=True)
-class Fitting:
-    """What it costs to infer a document's latent vectors, beside reading it.
-
-    Attributes:
-        cost: FLOPs, and block passes that must wait for one another.
-        passes: positions run, each as often as it was.
-        latent_steps: steps of the vectors' own positions.
-    """
-
-    cost: Cost = field(default_factory=Cost)
-    passes: int = 0
-    latent_steps: int = 0
-
-
 class Memory(Protocol):
     """What a scheme remembers: rows as of a `State`."""
 
@@ -229,23 +188,6 @@ class Memory(Protocol):
     def nbytes(self) -> int:
         """Bytes held."""
         ...
-
-
-@dataclass(frozen=True)
-class CostAt:
-    """Cost of one position that sees so many, or of reading so many at once: of the depth alone.
-
-    Attributes:
-        whole: through all calls.
-        some: through these layers alone, each once.
-    """
-
-    whole: Callable[[int], Cost]
-    some: Callable[[range, int], Cost]
-
-    def __call__(self, positions: int) -> Cost:
-        """Cost through all calls."""
-        return self.whole(positions)
 
 
 MakeCalls = Callable[[int, slice], list[Any]]
@@ -292,7 +234,10 @@ class Latent(nn.Module, ABC):
 
     def check_depth(self, depth: Depth) -> None:
         """Raise ValueError where it can't stand around a depth."""
-        return
+        if self.repeats_passes:
+            refuse_varying(depth, "this latent scheme runs positions more than once")
+        if self.prefix:
+            refuse_varying(depth, "this latent scheme puts positions in front of documents")
 
     def init_calls(self, make: MakeCalls, max_len: int) -> list[Any]:
         """Return empty memories of the stack's calls for `max_len` tokens."""

@@ -14,16 +14,8 @@ import torch
 from torch import Tensor
 
 from ..cost import Cost
-from .latent import (
-    CostAt,
-    Latent,
-    LatentConfig,
-    LatentSite,
-    Reading,
-    Sizes,
-    Thought,
-    last_of,
-)
+from .costs import CostAt, Sizes
+from .latent import Latent, LatentConfig, LatentSite, Reading, Thought, last_of
 
 
 @dataclass

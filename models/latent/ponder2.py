@@ -17,17 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ..cost import Cost, total
-from .latent import (
-    CostAt,
-    Latent,
-    LatentConfig,
-    LatentSite,
-    Reading,
-    Sizes,
-    Thought,
-    joined_in_time,
-    last_of,
-)
+from .costs import CostAt, Sizes
+from .latent import Latent, LatentConfig, LatentSite, Reading, Thought, joined_in_time, last_of
 
 CONTENTS = ("hidden", "pause")
 

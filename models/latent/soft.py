@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .costs import Sizes
 from .fed import FedSlots
-from .latent import LatentSite, Reading, Sizes
+from .latent import LatentSite, Reading
 from .slots import SlotConfig
 
 

@@ -33,9 +33,10 @@ from torch import Tensor, nn
 from ..cost import Cost, linear_flops
 from ..depth.draws import key_of
 from ..depth.going import in_any_process
+from .costs import CostAt, Fitting, Sizes
 from .documents import first_positions, leading, mean_over_rows, number_documents
 from .fronts import Fronted, joined_in_rows
-from .latent import CostAt, Fitting, Latent, LatentConfig, LatentSite, Reading, Sizes, Thought
+from .latent import Latent, LatentConfig, LatentSite, Reading, Thought
 from .posterior import Posterior, fit, summed_nats
 from .vector_memory import VectorMemory
 

@@ -15,7 +15,8 @@ from models.cost import Cost
 from models.depth.depth import Trajectory
 from models.depth.fixed import FixedDepth, FixedDepthConfig
 from models.depth.looped import LoopedDepthConfig
-from models.latent.latent import Fitting, LatentConfig, Sizes
+from models.latent.costs import Fitting, Sizes
+from models.latent.latent import LatentConfig
 from models.latent.none import NoLatent, NoLatentConfig
 from models.mixers.attention import AttentionConfig
 from models.mixers.gated_delta import GatedDeltaNetConfig

@@ -257,6 +257,10 @@ IMPOSSIBLE = [
     (["latent=lotus", "backbone.latent.loops=0"], "latent.loops=0 must be at least 1"),
     (["latent=ponder", "backbone.latent.passes=-1"], "latent.passes=-1 must be at least 0"),
     (["latent=ponder2", "backbone.latent.latents=0"], "latent.latents=0 must be at least 1"),
+    (
+        ["latent=ponder", "depth=ouro"],
+        "this latent scheme runs positions more than once, and depth.stop=.* fewer loops",
+    ),
     (["latent=distilled", "backbone.latent.distill=-1"], "latent.distill=-1.* at least 0"),
     (["stages.0.thinking.steps=-1"], r"stages\[0\].thinking.steps=-1 .* or null for all steps"),
     (["stages.0.thinking.earlier=2"], r"stages\[0\].thinking.earlier=2.* between 0 and 1"),
@@ -270,11 +274,11 @@ IMPOSSIBLE = [
     ),
     (
         ["latent=feedback", "backbone.mixers.attn.causal=false", "stages.0.objective.fill=true"],
-        "stages.objective.fill=true fills all in at once, and latent=feedback thinks",
+        "stages.objective.fill=true fills all in at once, and latent=feedback goes word by word",
     ),
     (
         ["latent=ponder", "depth=trm", "backbone.mixers.attn.causal=false"],
-        "latent=ponder adds thoughts to a state, and depth=nested keeps none",
+        "latent=ponder goes on from a state, and depth=nested keeps none",
     ),
 ]
 
