@@ -64,8 +64,8 @@ def test_questions_are_measured_where_they_are_asked_for(corpus_path: Path) -> N
 @pytest.mark.parametrize(
     ("depth", "message"),
     [
-        (LoopedDepthConfig(loops=3, route="token"), r"in front of documents, and depth\.route lets"),
-        (LoopedDepthConfig(loops=3, stop="margin:0.1"), r"in front of documents, and depth\.stop=margin:0\.1 lets"),
+        (LoopedDepthConfig(loops=3, route="token"), r"and depth\.route lets"),
+        (LoopedDepthConfig(loops=3, stop="margin:0.1"), r"and depth\.stop=margin:0\.1 lets"),
     ],
 )
 def test_positions_that_run_fewer_loops_are_refused(
