@@ -1,7 +1,9 @@
 """The groups of settings that configs/ offers, as the verbs' --help lists them."""
 
 import re
+from collections.abc import Iterator
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from itertools import takewhile
 from textwrap import shorten
 
@@ -11,12 +13,20 @@ def describe_groups(*names: str) -> str:
     folders = [folder for folder in files("configs").iterdir() if folder.is_dir()]
     chosen = [folder for folder in folders if not names or folder.name in names]
     options = [
-        (f"{folder.name}={file.name.removesuffix('.yaml')}", _first_comment(file.read_text()))
+        (f"{folder.name}={name}", _first_comment(file.read_text()))
         for folder in sorted(chosen, key=lambda folder: folder.name)
-        for file in sorted(folder.iterdir(), key=lambda file: file.name)
-        if file.name.endswith(".yaml")
+        for name, file in _options(folder)
     ]
     return "\n".join(f"  {option:35} {comment}".rstrip() for option, comment in options)
+
+
+def _options(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, Traversable]]:
+    """The options of a group and their files; those of a folder within it as `folder/name`."""
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if entry.is_dir():
+            yield from _options(entry, f"{prefix}{entry.name}/")
+        elif entry.name.endswith(".yaml"):
+            yield prefix + entry.name.removesuffix(".yaml"), entry
 
 
 def _first_comment(text: str) -> str:

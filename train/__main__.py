@@ -46,7 +46,8 @@ Any setting can be given as key=value. Those that are changed most:
   deterministic=true            deterministic kernels only
 
 Groups are the files of configs/. A mixer goes where the layout names it, as in
-mixer@backbone.mixers.attn=gdn; an experiment changes any of the others.
+mixer@backbone.mixers.attn=gdn; an experiment changes any of the others, and an arm what its
+experiment compares.
 
 """
 
