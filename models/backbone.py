@@ -272,8 +272,8 @@ class Backbone(nn.Module):
 
         That is the inputs of the thoughts, and further passes where the scheme makes those.
         """
-        latent, passes = self.latent, self.latent.training_passes(thoughts)
-        made = max(1, passes - 1) * thoughts * latent.thought_flops(self.sizes)
+        latent, passes = self.latent, self.latent.training_passes(thoughts, self.depth.keeps_rows)
+        made = max(1, latent.thought_rounds() - 1) * thoughts * latent.thought_flops(self.sizes)
         again = self.depth.prefill_cost(length, self.depth.resolve_loops(loops))
         return (passes - 1) * again + Cost(flops=made)
 
@@ -343,6 +343,11 @@ class _Run:
     depth: Depth
     norm: RMSNorm
     asked: Asked
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether this step needs its rows as they are."""
+        return self.asked.draws is not None and self.depth.keeps_rows
 
     def __call__(
         self,

@@ -125,6 +125,8 @@ class Depth(nn.Module, ABC):
         default_loops: loops at evaluation when none are asked for.
         default_stop: when tokens stop at evaluation, if nothing else is asked for.
         adjustable: whether a caller may ask for another count.
+        keeps_rows: whether a training step needs its rows as they are: draws belong to rows, or
+            tokens are chosen among all of a document.
         gradient_loops: last loops that a training step differentiates; None is all.
     """
 
@@ -132,6 +134,7 @@ class Depth(nn.Module, ABC):
     default_stop: Stop = Stop()
     gradient_loops: int | None = None
     adjustable: bool = False
+    keeps_rows: bool = False
 
     def __init__(self, blocks: nn.ModuleList, order: Sequence[int] | None = None) -> None:
         super().__init__()

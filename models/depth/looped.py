@@ -85,6 +85,9 @@ class LoopedDepth(LoopCosts):
         if config.route != "none":
             self.capacities = config.capacity or linear_capacities(config.loops)
             self.route = ROUTES[config.route](dim, self.capacities)
+        self.keeps_rows = (
+            config.start == "noise" or config.count_per == "sequence" or config.route == "expert"
+        )
         self._set_memory()
 
     def _set_memory(self) -> None:

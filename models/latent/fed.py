@@ -60,7 +60,7 @@ class FedSlots(Latent):
             return given.run(x_BTD, given.segments_BT)
         if self.jacobi is not None:
             return rounds(self, given, x_BTD, places_BT, self.jacobi)
-        if given.record or given.alter is not None or runs_step_by_step():
+        if given.record or given.alter is not None or given.run.keeps_rows or runs_step_by_step():
             return one_by_one(self, given, x_BTD, places_BT)
         where = {"max_len": x_BTD.shape[1], "device": x_BTD.device, "dtype": x_BTD.dtype}
         begin = partial(self.init_memory, **where)
@@ -85,9 +85,11 @@ class FedSlots(Latent):
         """One after the other; or in rounds, in which all thoughts run side by side."""
         return thoughts if self.jacobi is None else self.thought_rounds() * bool(thoughts)
 
-    def training_passes(self, thoughts: int) -> int:
-        """One; with Jacobi rounds one more for each."""
-        return 1 if self.jacobi is None or not thoughts else self.jacobi + 1
+    def training_passes(self, thoughts: int, keeps_rows: bool) -> int:
+        """One; one more for each Jacobi round, or each thought where rows must stay as they are."""
+        if not thoughts or (self.jacobi is None and not keeps_rows):
+            return 1
+        return 1 + (thoughts if self.jacobi is None else self.jacobi)
 
     def _read_on(self, given: Reading, x_BTD: Tensor, places_BT: Tensor | None) -> Thought:
         """Read with a state, in pieces: words as they come, thoughts one by one or in rounds."""

@@ -107,7 +107,16 @@ Each thought at hand is given with its row, and its number from 0 in its run of 
 
 
 class Run(Protocol):
-    """The depth over its stack, then the final norm."""
+    """The depth over its stack, then the final norm.
+
+    Attributes:
+        keeps_rows: whether a training step needs its rows as they are (see `Depth`).
+    """
+
+    @property
+    def keeps_rows(self) -> bool:
+        """The depth's."""
+        ...
 
     def __call__(
         self,
@@ -274,8 +283,11 @@ class Latent(nn.Module, ABC):
         """FLOPs of making one thought's input, each time it is made."""
         return 0.0
 
-    def training_passes(self, thoughts: int) -> int:
-        """Times that a training step runs every position of a document with so many thoughts."""
+    def training_passes(self, thoughts: int, keeps_rows: bool) -> int:
+        """Times that a training step runs every position of a document with so many thoughts.
+
+        `keeps_rows` is the depth's.
+        """
         return 1
 
     def passes_per_position(self) -> int:
@@ -319,7 +331,7 @@ def joined_in_time(parts: list[Thought]) -> Thought:
         last,
         states=_end_to_end([part.trajectory.states for part in parts]),
         exits_BT=torch.cat(known, dim=1) if len(known) == len(parts) else None,
-        halts=_end_to_end([part.trajectory.halts for part in parts]),
+        halts=_end_to_end([part.trajectory.halts for part in parts], missing=1.0),
         layers=_end_to_end([part.trajectory.layers for part in parts]),
     )
     hidden_BTD = torch.cat([part.hidden_BTD for part in parts], dim=1)
@@ -345,6 +357,17 @@ def mean_losses(parts: list[Thought]) -> dict[str, Tensor]:
     return {name: torch.stack([p.losses[name] for p in parts]).mean(dim=0) for name in names}
 
 
-def _end_to_end(parts: list[list[Tensor]]) -> list[Tensor]:
-    """Lay each loop's `[B, T, ...]` of all pieces end to end."""
-    return [torch.cat(each, dim=1) for each in zip(*parts, strict=True)]
+def _end_to_end(parts: list[list[Tensor]], missing: float | None = None) -> list[Tensor]:
+    """Lay each loop's `[B, T, ...]` of all pieces end to end.
+
+    A piece whose tokens all stopped early has fewer: what is missing is `missing`, or as the last.
+    """
+    most = max(map(len, parts))
+    if not all(parts):
+        return []
+    padded = [
+        part
+        + [part[-1] if missing is None else torch.full_like(part[-1], missing)] * (most - len(part))
+        for part in parts
+    ]
+    return [torch.cat(each, dim=1) for each in zip(*padded, strict=True)]

@@ -88,7 +88,7 @@ class _CopyingRun:
     """Runs on copies of memories: what the backward pass needs of the old ones stays as it was."""
 
     def __init__(self, run: Run) -> None:
-        self.run = run
+        self.run, self.keeps_rows = run, run.keeps_rows
 
     def __call__(
         self,

@@ -49,6 +49,17 @@ def test_batches_think_as_one_by_one(kind: str, samples: int) -> None:
     assert all(sample.thoughts == 3 for answers in together for sample in answers)
 
 
+def test_batches_think_as_one_by_one_where_tokens_stop() -> None:
+    """Prompts and thoughts whose tokens leave the loop early, each at its own time."""
+    depth = LoopedDepthConfig(loops=4, halting="gate", stop="gate:0.5")
+    backbone = thinking_backbone(FeedbackConfig(thoughts=3), depth)
+    together = generate(backbone, requests(), WRITTEN, TOKENIZER, batch_size=3)
+    alone = [generate(backbone, [r], WRITTEN, TOKENIZER, 1)[0] for r in requests()]
+    assert together == alone
+    ran = {loops for (answer,) in together for loops in answer.exits or ()}
+    assert len(ran) > 1, "tokens must stop at different loops"
+
+
 @pytest.mark.parametrize("kind", THINKING)
 def test_an_answer_is_the_argmax_of_the_whole_text(kind: str) -> None:
     backbone, request = thinking_backbone(LATENTS[kind]()), requests()[2]
