@@ -14,6 +14,7 @@ import torch
 
 from data import atomic
 from data.corpus import Corpus
+from data.make import make_corpus
 from data.manifest import json_hash, write_json
 from data.order import GlobalOrder
 from eval.__main__ import main as evaluate
@@ -46,9 +47,14 @@ def half_way(run_at: Callable[..., RunConfig]) -> tuple[RunConfig, Path]:
 def own_corpus(run_at: Callable[..., RunConfig], tmp_path: Path) -> tuple[RunConfig, Path]:
     """A short run's settings, and its corpus, which the test may damage."""
     config = with_trainer(run_at(), max_steps=2)
-    shutil.copytree(config.data.root, tmp_path / "corpora")
-    config = replace(config, data=replace(config.data, root=str(tmp_path / "corpora")))
-    return config, next((tmp_path / "corpora").iterdir())
+    return _with_own_corpus(config, tmp_path / "corpora")
+
+
+def _with_own_corpus(config: RunConfig, root: Path) -> tuple[RunConfig, Path]:
+    """Copy the corpus of a run; the shared folder may hold others."""
+    shared = make_corpus(config.data, progress=False)
+    shutil.copytree(shared, root / shared.name)
+    return replace(config, data=replace(config.data, root=str(root))), root / shared.name
 
 
 def test_a_missing_shard_is_made_again(own_corpus: tuple[RunConfig, Path]) -> None:
@@ -92,13 +98,11 @@ def test_another_corpus_is_refused_on_resume(
 ) -> None:
     """The same settings, but other bytes: an older generator's corpus. Nothing is overwritten."""
     config, run = half_way
-    shutil.copytree(config.data.root, tmp_path / "corpora")
-    (corpus,) = (tmp_path / "corpora").iterdir()
+    config, corpus = _with_own_corpus(config, tmp_path / "corpora")
     manifest = dict(Corpus.open(corpus).manifest)
     old = manifest.pop("hash")
     manifest["splits"]["train"]["documents"] += 1
     write_json(corpus / "manifest.json", {**manifest, "hash": json_hash(manifest)})
-    config = replace(config, data=replace(config.data, root=str(tmp_path / "corpora")))
     before = files_of(run)
     line = refusal(capsys, "train", lambda: train(config))
     assert f"was trained on corpus {old[:12]}" in line
@@ -279,7 +283,7 @@ def test_a_loss_that_is_no_number_stops_the_run(
         patch.setattr(PretrainModule, "training_step", training_step)
         line = refusal(capsys, "train", lambda: train(config))
     run = run_folder(config)
-    corpus = Corpus.open(next(Path(config.data.root).iterdir()))
+    corpus = Corpus.open(make_corpus(config.data, progress=False))
     rows = GlobalOrder(corpus.split("train").phases, 4, 0, 0).indices(7)
     number = r"(nan|inf)" if where == "loss" else r"\d+\.\d+"
     assert re.fullmatch(
