@@ -10,7 +10,7 @@ from .tasks.igsm import IGSM
 from .tasks.knights_knaves import KnightsKnaves
 from .tasks.mano import Mano
 from .tasks.maze import Maze
-from .tasks.mixed_chain import MixedChain
+from .tasks.mixed_chain import MixedChain, SmallMixedChain
 from .tasks.mnns import MNNS
 from .tasks.mqar import MultiQueryRecall
 from .tasks.multiplication import Multiplication
@@ -60,6 +60,7 @@ TASKS: dict[str, Task] = {
         Sudoku6(),
         Sudoku9(),
         SmallProsQA(),
+        SmallMixedChain(),
     )
 }
 

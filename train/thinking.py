@@ -79,6 +79,13 @@ def check_thinking(
             f"backbone.latent.thoughts={latent.slots()} come before a written trace, and no source "
             "of data.sources has one: add a source with trace=full, or choose latent=none"
         )
+    last, own = stages[-1].thoughts, latent.slots()
+    if own and last not in (None, own):
+        raise ValueError(
+            f"stages[{len(stages) - 1}].thinking.thoughts={last}, but evaluation takes the number "
+            f"that is the scheme's own, backbone.latent.thoughts={own}: make them equal, or set "
+            "the last stage's to null"
+        )
     asked = [(index, stage.steps) for index, stage in enumerate(stages) if stage.steps]
     if not asked:
         return

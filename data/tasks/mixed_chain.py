@@ -4,17 +4,11 @@ A chain is a composition of maps x + c, x - c and c x of the residues modulo 7, 
 that is solvable but not commutative: between parity and the word problem of S5.
 """
 
+from typing import ClassVar
+
 import numpy as np
 
 from .task import Problem, Task
-
-MODULUS = 7
-# 0 would change nothing or forget everything, and a factor of 1 changes nothing.
-MOVES = (
-    *(f"+ {number}" for number in range(1, MODULUS)),
-    *(f"- {number}" for number in range(1, MODULUS)),
-    *(f"* {number}" for number in range(2, MODULUS)),
-)
 
 
 class MixedChain(Task):
@@ -31,16 +25,30 @@ class MixedChain(Task):
 
     name = "mixed_chain"
     capability = "arithmetic"
-    levels = (2, 4, 8, 12, 16)
-    beyond = (24, 32)
+    levels: ClassVar[tuple[int, ...]] = (2, 4, 8, 12, 16)
+    beyond: ClassVar[tuple[int, ...]] = (24, 32)
+    modulus: ClassVar[int] = 7
+
+    @property
+    def moves(self) -> tuple[str, ...]:
+        """The operators with their numbers.
+
+        0 would change nothing or forget everything, and a factor of 1 changes nothing.
+        """
+        numbers = range(1, self.modulus)
+        return (
+            *(f"+ {number}" for number in numbers),
+            *(f"- {number}" for number in numbers),
+            *(f"* {number}" for number in numbers[1:]),
+        )
 
     def draw(self, rng: np.random.Generator, level: int) -> Problem:
         """Uniform moves from a uniform start."""
-        value = int(rng.integers(MODULUS))
-        moves = [MOVES[index] for index in rng.integers(0, len(MOVES), size=level).tolist()]
+        value, known = int(rng.integers(self.modulus)), self.moves
+        moves = [known[index] for index in rng.integers(0, len(known), size=level).tolist()]
         question, steps = " ".join((str(value), *moves)), []
         for move in moves:
-            value = moved(value, move)
+            value = moved(value, move, self.modulus)
             steps.append(str(value))
         return Problem(self.name, level, question, steps[-1], tuple(steps), (level + 1) // 2)
 
@@ -55,20 +63,29 @@ class MixedChain(Task):
 
     def chance(self, level: int) -> float:
         """One in seven: a permutation of a uniform value is uniform."""
-        return 1 / MODULUS
+        return 1 / self.modulus
 
     def num_problems(self, level: int) -> int:
         """All starts and all moves."""
-        return MODULUS * len(MOVES) ** level
+        return self.modulus * len(self.moves) ** level
 
     def symbols(self) -> frozenset[str]:
         """None beyond digits and operators."""
         return frozenset()
 
 
-def moved(value: int, move: str) -> int:
+class SmallMixedChain(MixedChain):
+    """The same modulo 3, with five operators: what a small backbone can compose in its head."""
+
+    name = "mixed_chain_small"
+    levels = (2, 3, 4, 6)
+    beyond = (8, 12)
+    modulus = 3
+
+
+def moved(value: int, move: str, modulus: int) -> int:
     """The value after a move such as `* 3`."""
     operator, number = move[0], int(move[2])
     if operator == "*":
-        return value * number % MODULUS
-    return (value + number if operator == "+" else value - number) % MODULUS
+        return value * number % modulus
+    return (value + number if operator == "+" else value - number) % modulus

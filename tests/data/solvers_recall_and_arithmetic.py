@@ -1,6 +1,6 @@
 """Independent solvers of the recall and arithmetic tasks: from the question's text alone."""
 
-from functools import cache, reduce
+from functools import cache, partial, reduce
 from itertools import groupby, product
 
 import numpy as np
@@ -69,14 +69,14 @@ def solve_multiplication(question: str, level: int) -> str:
     return " ".join(str(int(first) * int(second)))
 
 
-def solve_mixed_chain(question: str, level: int) -> str:
-    """In whole numbers of any size, modulo 7 only at the end."""
+def solve_mixed_chain(question: str, level: int, modulus: int = 7) -> str:
+    """In whole numbers of any size, reduced only at the end."""
     first, *symbols = question.split()
     moves = list(zip(symbols[::2], map(int, symbols[1::2]), strict=True))
     assert len(moves) == level
     operations = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
     value = reduce(lambda value, move: operations[move[0]](value, move[1]), moves, int(first))
-    return str(value % 7)
+    return str(value % modulus)
 
 
 @cache
@@ -146,6 +146,7 @@ SOLVERS = {
     "mano": solve_mano,
     "multiplication": solve_multiplication,
     "mixed_chain": solve_mixed_chain,
+    "mixed_chain_small": partial(solve_mixed_chain, modulus=3),
     "mnns": solve_mnns,
     "small_program": solve_small_program,
 }

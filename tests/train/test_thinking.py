@@ -258,6 +258,10 @@ IMPOSSIBLE = [
     (["latent=ponder", "backbone.latent.passes=-1"], "latent.passes=-1 must be at least 0"),
     (["latent=ponder2", "backbone.latent.latents=0"], "latent.latents=0 must be at least 1"),
     (
+        ["latent=pause", "stages.0.thinking.thoughts=2"],
+        r"stages\[0\].thinking.thoughts=2, but evaluation .* backbone.latent.thoughts=6: make them",
+    ),
+    (
         ["latent=ponder", "depth=ouro"],
         "this latent scheme runs positions more than once, and depth.stop=.* fewer loops",
     ),
