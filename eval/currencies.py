@@ -9,7 +9,7 @@ class Currency:
     """One cost column of the ledger, as the report shows it.
 
     Attributes:
-        column: the ledger's column.
+        column: the ledger's column; `total_steps` is the sum of visible tokens and latent steps.
         title: what it is called in headings and on axes.
         unit: the unit behind an amount ("2.5 M" + "FLOPs").
         binary: whether prefixes are powers of 1024 (bytes).
@@ -37,6 +37,7 @@ class Currency:
 
 CURRENCIES: tuple[Currency, ...] = (
     Currency("visible_tokens", "Visible tokens", "tokens", 1.0, "token"),
+    Currency("total_steps", "Visible + latent steps", "steps", 1.0, "step", in_eta=False),
     Currency("serial_steps", "Serial steps", "steps", 1.0, "serial step"),
     Currency("model_flops", "Model FLOPs", "FLOPs", 1e6, "MFLOP"),
     Currency("state_bytes", "State bytes", "B", 1024.0, "KiB", binary=True),

@@ -3,7 +3,9 @@
 from eval.columns import COLUMNS
 from eval.currencies import CURRENCIES
 
-_MEANINGS = {column.name: column.meaning for column in COLUMNS}
+_MEANINGS = {column.name: column.meaning for column in COLUMNS} | {
+    "total_steps": "tokens written and latent steps thought, together"
+}
 
 GLOSSARY: tuple[tuple[str, str], ...] = (
     (

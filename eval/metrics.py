@@ -31,6 +31,7 @@ def cells(ledger: pl.DataFrame) -> pl.DataFrame:
         and the chance-corrected `quality` with `quality_low`, `quality_high`.
     """
     ledger = ledger if "label" in ledger.columns else ledger.with_columns(label="backbone")
+    ledger = ledger.with_columns(total_steps=pl.col("visible_tokens") + pl.col("latent_steps"))
     table = ledger.group_by(*POINT, *LEVEL, maintain_order=True).agg(
         items=pl.len(),
         correct=pl.col("correct").sum(),
@@ -159,8 +160,13 @@ def cost_per_correct(points: pl.DataFrame, currency: Currency) -> pl.DataFrame:
 
 
 def spent_currencies(points: pl.DataFrame) -> list[Currency]:
-    """Return the currencies that at least one point spends; the others have no axis to draw."""
-    return [c for c in CURRENCIES if (points[c.column].fill_null(0) > 0).any()]
+    """Return the currencies that at least one point spends; the others have no axis to draw.
+
+    Where nobody takes latent steps, all steps are visible ones, and aren't shown twice.
+    """
+    found = [c for c in CURRENCIES if (points[c.column].fill_null(0) > 0).any()]
+    thinks = (points["latent_steps"].fill_null(0) > 0).any()
+    return [c for c in found if thinks or c.column != "total_steps"]
 
 
 def in_order(table: pl.DataFrame) -> pl.DataFrame:

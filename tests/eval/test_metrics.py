@@ -47,6 +47,15 @@ def test_a_cell_holds_accuracy_interval_and_corrected_quality(answers):
     assert cell["visible_tokens"] == 3
 
 
+def test_latent_steps_and_tokens_are_added_up_where_anybody_thinks(answers):
+    spends = {"visible_tokens": 3, "latent_steps": 4}
+    thinking = points(cells(make_ledger(answers, only=(spends, 1, 1))))
+    assert thinking["total_steps"].to_list() == [7]
+    assert CURRENCY["total_steps"] in spent_currencies(thinking)
+    plain = points(cells(make_ledger(answers, only=({"latent_steps": 0}, 1, 1))))
+    assert CURRENCY["total_steps"] not in spent_currencies(plain)
+
+
 def test_worse_than_chance_is_no_quality(answers):
     cell = cells(make_ledger(answers, only=({}, 10, 90))).row(0, named=True)
     assert cell["quality"] == 0
