@@ -173,6 +173,12 @@ class Reading:
     learns: bool = False
     labels_BTM: Tensor | None = None
 
+    def expected(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return the embedding that the word after a hidden state is expected to have."""
+        logits = self.readout(hidden)
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        return self.blend((logits.to(wide) / temperature).softmax(dim=-1))
+
     @property
     def thoughts_BT(self) -> Tensor | None:
         """Where thoughts stand; None where there is none."""

@@ -10,7 +10,6 @@ Legend: B batch, T time, D width, V vocabulary, K passes.
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ..cost import Cost
@@ -55,7 +54,7 @@ class Ponder(Latent):
         x_BTD = given.embed(given.tokens_BT)
         parts = [self._run(0, x_BTD, given)]
         for number in range(1, self.copies):
-            x_BTD = x_BTD + self.scale * self._expected(parts[-1].hidden_BTD, given)
+            x_BTD = x_BTD + self.scale * given.expected(parts[-1].hidden_BTD)
             parts.append(self._run(number, x_BTD, given))
         return last_of(parts, given.record)
 
@@ -69,12 +68,6 @@ class Ponder(Latent):
         made = given.run(x_BTD, given.segments_BT, calls)
         given.calls[own] = calls
         return made
-
-    def _expected(self, hidden_BTD: Tensor, given: Reading) -> Tensor:
-        """The embedding that the next token is expected to have."""
-        logits_BTV = given.readout(hidden_BTD)
-        wide = torch.promote_types(logits_BTV.dtype, torch.float32)
-        return given.blend(logits_BTV.to(wide).softmax(dim=-1))
 
     def cost(self, at: CostAt, context: int, sizes: Sizes) -> Cost:
         """Every pass, and an expected embedding between each two."""

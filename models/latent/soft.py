@@ -47,9 +47,7 @@ class Soft(FedSlots):
 
     def next_input(self, hidden_ND: Tensor, given: Reading) -> Tensor:
         """Return the embedding that the next word is expected to have."""
-        logits_NV = given.readout(hidden_ND)
-        wide = torch.promote_types(logits_NV.dtype, torch.float32)
-        return given.blend((logits_NV.to(wide) / self.temperature).softmax(dim=-1))
+        return given.expected(hidden_ND, self.temperature)
 
     def first_input(self, x_BTD: Tensor) -> Tensor:
         """Return zeros: every thought is made in turn."""

@@ -12,7 +12,7 @@ from data.tokenizer import SymbolicTokenizer
 from models.backbone import Backbone, Output
 from models.config import BackboneConfig
 from models.cost import Cost
-from models.depth.depth import Trajectory
+from models.depth.depth import DepthConfig, Trajectory
 from models.depth.fixed import FixedDepth, FixedDepthConfig
 from models.depth.looped import LoopedDepthConfig
 from models.latent.costs import Fitting, Sizes
@@ -118,7 +118,11 @@ class ScriptedBackbone(nn.Module):
 
 
 def real_backbone(
-    layout: str, looped: bool = False, seed: int = 0, latent: LatentConfig | None = None
+    layout: str,
+    looped: bool = False,
+    seed: int = 0,
+    latent: LatentConfig | None = None,
+    depth: DepthConfig | None = None,
 ) -> Backbone:
     """A small real backbone in float64 that writes varied texts, ends among them."""
     config = BackboneConfig(
@@ -129,7 +133,7 @@ def real_backbone(
             "attn": AttentionConfig(num_heads=2, conv_width=3),
             "gdn": GatedDeltaNetConfig(num_heads=2, chunk_size=8),
         },
-        depth=LoopedDepthConfig(loops=2) if looped else FixedDepthConfig(),
+        depth=depth or (LoopedDepthConfig(loops=2) if looped else FixedDepthConfig()),
         latent=latent or NoLatentConfig(),
         mlp_hidden=24,
         vocab_size=TOKENIZER.vocab_size,

@@ -2,19 +2,12 @@
 
 from pathlib import Path
 
-import torch
-from torch import nn
-
 from models.backbone import Backbone
-from models.config import BackboneConfig
 from models.depth.depth import DepthConfig
-from models.depth.fixed import FixedDepthConfig
 from models.depth.looped import LoopedDepthConfig
 from models.latent.feedback import FeedbackConfig
 from models.latent.latent import LatentConfig
-from models.mixers.attention import AttentionConfig
-from models.mixers.gated_delta import GatedDeltaNetConfig
-from tests.eval.scripted import TOKENIZER
+from tests.eval.scripted import real_backbone
 from tests.train.runs import small_backbone, small_run, train, with_trainer
 from train.stage import StageConfig
 from train.thinking import ThinkingConfig
@@ -22,25 +15,7 @@ from train.thinking import ThinkingConfig
 
 def thinking_backbone(latent: LatentConfig, depth: DepthConfig | None = None) -> Backbone:
     """A small backbone in float64 that writes varied texts."""
-    config = BackboneConfig(
-        dim=16,
-        num_layers=2,
-        layout="gdn attn",
-        mixers={
-            "attn": AttentionConfig(num_heads=2, conv_width=3),
-            "gdn": GatedDeltaNetConfig(num_heads=2, chunk_size=8),
-        },
-        depth=depth or FixedDepthConfig(),
-        latent=latent,
-        mlp_hidden=24,
-        vocab_size=TOKENIZER.vocab_size,
-    )
-    torch.manual_seed(0)
-    backbone = Backbone(config).double().eval()
-    for weight in backbone.parameters():
-        if weight.dim() == 2:
-            nn.init.normal_(weight, std=0.5)
-    return backbone
+    return real_backbone("gdn attn", latent=latent, depth=depth)
 
 
 def train_run(folder: Path, thinks: bool) -> Path:
