@@ -1,6 +1,5 @@
 """`python -m eval`: ask a trained backbone over its budgets, write the ledger, draw the report."""
 
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,13 +8,11 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from data.errors import plain_message
 from eval.config import EvalConfig
 from eval.evaluate_run import evaluate_run
 from eval.report import REPORT_FILE, print_findings, write_report
+from eval.verb import read_settings, run_verb
 
 HELP = """\
 Ask a trained backbone over its budgets, write its ledger, and draw its report.
@@ -69,15 +66,8 @@ def parse(arguments: Sequence[str]) -> EvalVerb:
     Raises:
         ValueError: an unknown key, an impossible value, no run; one line.
     """
-    try:
-        given = OmegaConf.from_dotlist(list(arguments))
-        base = OmegaConf.structured(EvalVerb)
-        own = settings_of(str(given.get("run") or ""))
-        merged = OmegaConf.merge(base, {"eval": own}, given)
-        verb = OmegaConf.to_object(merged)
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise ValueError(plain_message(error) or " ".join(str(error).split())) from error
-    assert isinstance(verb, EvalVerb)
+    own = settings_of(read_settings(EvalVerb, arguments).run)
+    verb = read_settings(EvalVerb, arguments, {"eval": own})
     if verb.device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device={verb.device} is not known: choose auto, cpu or cuda")
     verb.eval.validate()
@@ -106,37 +96,20 @@ def run_evaluation(verb: EvalVerb) -> Path:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the verb; return its exit status: 2 for a wrong setting, 1 where it could not be done."""
-    if not arguments or set(arguments) & {"-h", "--help", "help"}:
-        print(HELP, end="")
-        return 0 if arguments else 2
+    return run_verb("eval", HELP, arguments, parse, _evaluate)
+
+
+def _evaluate(verb: EvalVerb, command: str) -> str:
     try:
-        verb = parse(arguments)
-    except ValueError as error:
-        return _refuse(str(error), 2)
-    try:
-        made = run_evaluation(verb)
-        if not verb.report:
-            print(f"ledger: {made}")
-            return 0
-        report = Path(verb.run) / REPORT_FILE
-        command = shlex.join(["python", "-m", "eval", *arguments])
-        print_findings(write_report([Path(verb.run)], report, command=command))
-    except (ValueError, OSError) as error:
-        if (message := plain_message(error)) is None:
-            raise
-        return _refuse(message, 1)
+        ledger = run_evaluation(verb)
     except KeyboardInterrupt:
-        print(
-            "eval: stopped; the same command goes on after the last finished cell", file=sys.stderr
-        )
-        return 130
-    print(f"report: {report}")
-    return 0
-
-
-def _refuse(message: str, status: int) -> int:
-    print(f"eval: {message}", file=sys.stderr)
-    return status
+        line = "stopped; the same command goes on after the last finished cell"
+        raise KeyboardInterrupt(line) from None
+    if not verb.report:
+        return f"ledger: {ledger}"
+    report = Path(verb.run) / REPORT_FILE
+    print_findings(write_report([Path(verb.run)], report, command=command))
+    return f"report: {report}"
 
 
 if __name__ == "__main__":

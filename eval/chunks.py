@@ -1,6 +1,5 @@
 """`python -m eval.chunks`: show where a trained backbone cuts bytes into chunks."""
 
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -8,9 +7,6 @@ from pathlib import Path
 
 import torch
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from data.atomic import write_atomically
 from data.corpus import Corpus
@@ -20,6 +16,7 @@ from eval.chunk_cuts import cut_documents, some_of_each
 from eval.chunk_page import rate_table, render_cuts
 from eval.runs import CONFIG_FILE
 from eval.terminal import console, print_table
+from eval.verb import read_settings, run_verb
 from models.latent.chunk import Chunk
 
 CHUNKS_FILE = "chunks.html"
@@ -38,7 +35,6 @@ Nothing is asked: the newest checkpoint reads the validation documents of its co
   rows=64           rows of the corpus to read, for the counts
   device=auto|cpu|cuda
 """
-_ALLOWED = ("run", "output", "documents", "rows", "device")
 
 
 @dataclass
@@ -123,40 +119,20 @@ def parse(arguments: Sequence[str]) -> ChunksConfig:
     Raises:
         ValueError: an unknown key or an impossible value, in one line.
     """
-    for argument in arguments:
-        key, equals, _ = argument.partition("=")
-        if not equals or key not in _ALLOWED:
-            raise ValueError(f"{argument}: not a setting; allowed are {', '.join(_ALLOWED)}")
-    try:
-        base = OmegaConf.structured(ChunksConfig)
-        config = OmegaConf.to_object(OmegaConf.merge(base, OmegaConf.from_dotlist(list(arguments))))
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise ValueError(" ".join(str(error).split())) from error
-    assert isinstance(config, ChunksConfig)
+    config = read_settings(ChunksConfig, arguments)
     config.validate()
     return config
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the verb; return its exit status: 2 for a wrong setting, 1 where it could not be done."""
-    if not arguments or set(arguments) & {"-h", "--help", "help"}:
-        print(HELP, end="")
-        return 0 if arguments else 2
-    try:
-        config = parse(arguments)
-    except ValueError as error:
-        return _refuse(error, 2)
-    try:
-        made = write_chunks(config, shlex.join(["python", "-m", "eval.chunks", *arguments]))
-    except (ValueError, OSError) as error:
-        return _refuse(error, 1)
-    print(f"page: {made}")
-    return 0
-
-
-def _refuse(error: Exception, status: int) -> int:
-    print(f"eval.chunks: {error}", file=sys.stderr)
-    return status
+    return run_verb(
+        "eval.chunks",
+        HELP,
+        arguments,
+        parse,
+        lambda config, command: f"page: {write_chunks(config, command)}",
+    )
 
 
 if __name__ == "__main__":

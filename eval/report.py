@@ -2,7 +2,6 @@
 
 import os
 import platform
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from eval.stopping import stopping_tables
 from eval.stopping_files import write_stopping
 from eval.tables import point_tables, verdict_table
 from eval.terminal import console, print_table
+from eval.verb import run_verb
 
 REPORT_FILE = "report.html"
 HELP = """\
@@ -180,28 +180,14 @@ def parse(arguments: Sequence[str]) -> ReportConfig:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the verb; return its exit status: 2 for a wrong setting, 1 if no report was made."""
-    if not arguments or set(arguments) & {"-h", "--help", "help"}:
-        print(HELP, end="")
-        return 0 if arguments else 2
-    try:
-        config = parse(arguments)
-    except ValueError as error:
-        return _refuse(error, 2)
+    return run_verb("eval.report", HELP, arguments, parse, _report)
+
+
+def _report(config: ReportConfig, command: str) -> str:
     folders = [Path(run) for run in config.runs]
     output = Path(config.output) if config.output else default_output(folders)
-    command = shlex.join(["python", "-m", "eval.report", *arguments])
-    try:
-        findings = write_report(folders, output, config.threshold, config.samples, command)
-    except ValueError as error:
-        return _refuse(error, 1)
-    print_findings(findings)
-    print(f"report: {output}")
-    return 0
-
-
-def _refuse(error: Exception, status: int) -> int:
-    print(f"eval.report: {error}", file=sys.stderr)
-    return status
+    print_findings(write_report(folders, output, config.threshold, config.samples, command))
+    return f"report: {output}"
 
 
 def _made(command: str) -> dict[str, str]:

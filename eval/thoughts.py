@@ -1,7 +1,6 @@
 """`python -m eval.thoughts`: look into a run's thoughts and loops, read out as words."""
 
 import platform
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from data.atomic import write_atomically
-from data.errors import plain_message
 from data.split import evaluation_problems, splittable
 from data.tasks.task import TRACES, Problem
 from eval.__main__ import settings_of
@@ -23,6 +18,7 @@ from eval.checkpoint import CheckpointError, Trained, load_trained
 from eval.config import EvalConfig
 from eval.readout import Look, can_be_looked_into, look
 from eval.readout_page import render_looks
+from eval.verb import read_settings, run_verb
 
 PAGE_FILE = "thoughts.html"
 HELP = """\
@@ -100,15 +96,8 @@ def parse(arguments: Sequence[str]) -> tuple[ThoughtsVerb, EvalConfig]:
     Raises:
         ValueError: an unknown key, an impossible value, no run; one line.
     """
-    try:
-        given = OmegaConf.from_dotlist(list(arguments))
-        verb = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ThoughtsVerb), given))
-        assert isinstance(verb, ThoughtsVerb)
-        own = OmegaConf.merge(OmegaConf.structured(EvalConfig), settings_of(verb.run))
-        config = OmegaConf.to_object(own)
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise ValueError(plain_message(error) or " ".join(str(error).split())) from error
-    assert isinstance(config, EvalConfig)
+    verb = read_settings(ThoughtsVerb, arguments)
+    config = read_settings(EvalConfig, [], settings_of(verb.run))
     verb.validate()
     config.validate()
     if verb.task and verb.task not in config.tasks:
@@ -174,7 +163,7 @@ def _questions(verb: ThoughtsVerb, config: EvalConfig, task: str) -> list[tuple[
     ]
 
 
-def write_page(arguments: Sequence[str], verb: ThoughtsVerb, config: EvalConfig) -> Path:
+def write_page(verb: ThoughtsVerb, config: EvalConfig, command: str) -> Path:
     """Look, and write the page; return where it is."""
     seen, trained = looks(verb, config)
     backbone, output = trained.backbone, Path(verb.out or Path(verb.run) / PAGE_FILE)
@@ -187,7 +176,7 @@ def write_page(arguments: Sequence[str], verb: ThoughtsVerb, config: EvalConfig)
     made = {
         "run": str(verb.run),
         "checkpoint": f"step {trained.step}, {trained.identity}",
-        "command": shlex.join(["python", "-m", "eval.thoughts", *arguments]),
+        "command": command,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": f"python {platform.python_version()}, torch {torch.__version__}",
     }
@@ -197,25 +186,13 @@ def write_page(arguments: Sequence[str], verb: ThoughtsVerb, config: EvalConfig)
 
 def main(arguments: Sequence[str]) -> int:
     """Run the verb; return its exit status: 2 for a wrong setting, 1 if no page was made."""
-    if not arguments or set(arguments) & {"-h", "--help", "help"}:
-        print(HELP, end="")
-        return 0 if arguments else 2
-    try:
-        verb, config = parse(arguments)
-    except ValueError as error:
-        return _refuse(str(error), 2)
-    try:
-        print(f"page: {write_page(arguments, verb, config)}")
-    except (ValueError, OSError) as error:
-        if (message := plain_message(error)) is None:
-            raise
-        return _refuse(message, 1)
-    return 0
-
-
-def _refuse(message: str, status: int) -> int:
-    print(f"eval.thoughts: {message}", file=sys.stderr)
-    return status
+    return run_verb(
+        "eval.thoughts",
+        HELP,
+        arguments,
+        parse,
+        lambda asked, command: f"page: {write_page(*asked, command)}",
+    )
 
 
 if __name__ == "__main__":
