@@ -187,7 +187,7 @@ def test_many_runs_are_shown_as_groups(many: Path, capsys: pytest.CaptureFixture
     pictures = {"mechanisms.png", "costs.png", "recall.png"}
     assert files == {"report.html", "mechanisms.md", *pictures}
     page = (many / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/png;base64,") == 3
     assert "data-figure" not in page and len(page) < 1_000_000
     text = (many / "mechanisms.md").read_text()
     assert "| attn | **3/3**<br>97.5 \\[97.5 to 97.5\\]" in text
