@@ -65,8 +65,8 @@ class TextMemory:
         """Count tokens that are about to be read; ValueError where they don't fit."""
         if self.length + length > self.max_len:
             raise ValueError(
-                f"the cache holds {self.max_len} tokens, and {self.length + length} are to be read: "
-                "make a longer one with model.make_cache(max_len)"
+                f"the cache holds {self.max_len} tokens, and {self.length + length} are to be "
+                "read: make a longer one with model.make_cache(max_len)"
             )
         self.length += length
 

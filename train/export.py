@@ -24,12 +24,13 @@ from models.config import BackboneConfig, to_dict
 from models.latent.taught import TaughtConfig
 from models.mlps.listing import MLPS
 
-from .flatten import flattened
+from .flatten import MODELS, flattened
 
 PREFIX = "backbone."
 TIED = "head.weight"
 MODEL_TYPE = "pauca"
 CONFIG_FILE = "config.json"
+LICENCE_FILE = "LICENSE-SOURCE"
 _WEIGHTS = "model{suffix}.safetensors"
 _INDEX = "model.safetensors.index.json"
 
@@ -74,6 +75,7 @@ def write_export(export: Export, folder: Path, shard_size: str) -> None:
         CONFIG_FILE: _json(_settings(export, config)),
         "generation_config.json": _json(_generation(export)),
         **portable_files(export.tokenizer, export.context),
+        LICENCE_FILE: (MODELS.parent / "LICENSE").read_text(encoding="utf-8"),
     }
     for name, text in texts.items():
         write_atomically(folder / name, text.encode())
@@ -150,6 +152,7 @@ def _write_weights(backbone: Backbone, folder: Path, shard_size: str) -> None:
     )
     for name, keys in split.filename_to_tensors.items():
         save_file({key: weights[key] for key in keys}, folder / name, {"format": "pt"})
+        (folder / name).chmod(0o644)  # safetensors lets only the writer read
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         write_atomically(folder / _INDEX, _json(index).encode())
