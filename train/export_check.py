@@ -19,8 +19,8 @@ import sys
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 folder, asked, answered = sys.argv[1:]
-model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, device_map=None)
-AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 logits = model(load_file(asked)["tokens"]).logits.detach().contiguous()
 save_file({"logits": logits}, answered)
 """
@@ -49,6 +49,7 @@ def check_export(backbone: Backbone, folder: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-I", "-c", _SCRIPT, str(folder.resolve()), str(asked), str(answered)],
             env=secretless | variables,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
         )

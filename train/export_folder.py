@@ -16,14 +16,21 @@ _HUB_PART = re.compile(r"[A-Za-z0-9][\w.-]{0,95}")
 def is_hub_name(to: str) -> bool:
     """Whether a destination is `owner/name` of the hub, and not a folder.
 
-    It is a folder where it begins with `.`, `/` or `~`, has no slash or several, holds anything
-    but letters, digits, `.`, `_` and `-` beside the slash, or where it, or what stands before the
-    slash, is here already.
+    It is a folder where it begins with `.`, `/` or `~`, has no slash or several, or where it, or
+    what stands before its slash, is here already.
+
+    Raises:
+        ValueError: it is neither: one slash, but no name that the hub could have.
     """
     parts = to.split("/")
-    if len(parts) != 2 or not all(map(_HUB_PART.fullmatch, parts)):
+    if len(parts) != 2 or to[0] in "./~" or Path(to).exists() or Path(parts[0]).is_dir():
         return False
-    return not (Path(to).exists() or Path(parts[0]).is_dir())
+    if not all(map(_HUB_PART.fullmatch, parts)) or ".." in to or "--" in to:
+        raise ValueError(
+            f"to={to} is no name of the hub (owner/name, of letters, digits, `.`, `_` and `-`), and"
+            f" no folder that is here: write ./{to} for a new folder"
+        )
+    return True
 
 
 def check_folder(folder: Path, force: bool) -> None:

@@ -17,6 +17,8 @@ from .redaction import redacted
 TOKEN_VARIABLE = "HF_TOKEN"
 MAIN = "main"
 _MADE_BY_HUB = {".gitattributes"}
+_LIBRARIES = ("huggingface_hub", "httpx", "httpx2", "httpcore", "hf_xet")
+"""Whose errors are the hub's or the network's; its client has changed what it stands on."""
 
 
 @dataclass(frozen=True)
@@ -129,12 +131,11 @@ class _Found:
 @contextmanager
 def _one_line(name: str) -> Iterator[None]:
     """Turn what the hub or the network refuses into one line without the token."""
-    from httpx import HTTPError
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-
     try:
         yield
-    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, HTTPError) as error:
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in _LIBRARIES:
+            raise
         reason = redacted(" ".join(str(error).split()))[:300]
         raise ValueError(
             f"to={name}: the hub can't be used ({type(error).__name__}: {reason}); the same command"

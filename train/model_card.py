@@ -104,7 +104,7 @@ def _loading(facts: CardFacts) -> list[str]:
         "",
         f"name = {json.dumps(facts.name)}",
         "model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=True)",
-        "tokenizer = AutoTokenizer.from_pretrained(name)",
+        "tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)  # needs no code",
         "```",
         "",
         "`trust_remote_code` runs the Python files of this folder: read them first. They need only"

@@ -6,6 +6,7 @@ Prints one line of JSON: for each export, what differed.
 """
 
 import contextlib
+import importlib
 import io
 import json
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 
 sys.path[:] = [p for p in sys.path if not (Path(p or ".") / "models" / "backbone.py").exists()]
 try:
-    import models  # noqa: F401
+    importlib.import_module("models")
 except ImportError:
     pass
 else:
@@ -78,7 +79,8 @@ def main(root: Path) -> dict[str, dict[str, Any]]:
             found[name] = differences(folder)
         except Exception as error:
             found[name] = {"error": f"{type(error).__name__}: {error}"}
-    tokenizer = AutoTokenizer.from_pretrained(next(p for p in root.iterdir() if p.is_dir()))
+    folder = next(path for path in root.iterdir() if path.is_dir())
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     ids = tokenizer("<s3> L2 <full> a b <think>").input_ids
     found["tokenizer"] = {"text": tokenizer.decode(ids) != "<s3> L2 <full> a b <think>"}
     return found

@@ -67,6 +67,8 @@ def answer(hub: Hub, method: str, path: str, body: bytes, allowed: bool) -> Answ
         return _batch(hub, json.loads(body))
     if match := re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/([\w.-]+)/(.+)", path):
         return _resolve(hub, *match.groups())
+    if re.fullmatch(r"/api/models/[\w.-]+/[\w.-]+/tree/[\w.-]+/.+", path):
+        return 404, {"error": "no such folder"}, {"X-Error-Code": "EntryNotFound"}
     match = re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)(?:/(\w+)(?:/([\w.-]+))?)?", path)
     if match is None or match[1] not in hub.repositories:
         return 404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"}

@@ -33,7 +33,7 @@ def said(*arguments: str) -> dict[str, Any]:
 def loaded(name: str, **where: str) -> list[int]:
     """Load from the hub, and write a few tokens."""
     model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=True, **where)
-    tokenizer = AutoTokenizer.from_pretrained(name, **where)
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
     prompt = tokenizer("<s3_swaps> L2 <full> a b <think>", return_tensors="pt")
     return model.generate(**prompt, max_new_tokens=5)[0].tolist()
 
