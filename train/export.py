@@ -75,8 +75,10 @@ def write_export(export: Export, folder: Path, shard_size: str) -> None:
         CONFIG_FILE: _json(_settings(export, config)),
         "generation_config.json": _json(_generation(export)),
         **portable_files(export.tokenizer, export.context),
-        LICENCE_FILE: (MODELS.parent / "LICENSE").read_text(encoding="utf-8"),
     }
+    licence = MODELS.parent / "LICENSE"
+    if licence.is_file():  # not where only the packages were copied
+        texts[LICENCE_FILE] = licence.read_text(encoding="utf-8")
     for name, text in texts.items():
         write_atomically(folder / name, text.encode())
 

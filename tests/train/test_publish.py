@@ -9,12 +9,9 @@ import pytest
 from safetensors.torch import load_file
 
 from eval.checkpoint import load_trained
-from eval.config import EvalConfig, TaskEval
-from eval.evaluate_run import evaluate_run
 from models.config import BackboneConfig
 from models.depth.looped import LoopedDepthConfig
 from models.latent.concept import ConceptConfig
-from tests.eval.thinking import train_run
 from tests.models.cases import BACKBONE_CASES, backbone_config
 from train.export import Export, kinds_in_use, published_config
 from train.export_folder import is_hub_name
@@ -27,17 +24,13 @@ SECRET = "hf_" + "x" * 20
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two steps, its answers in a ledger, with a secret in its command."""
-    folder = train_run(tmp_path_factory.mktemp("published"), thinks=True)
-    tasks = {"s3_swaps": TaskEval(levels=[8], traces=["full"])}
-    config = EvalConfig(tasks=tasks, items=4, latency_items=0)
-    evaluate_run(folder, config, device="cpu")
-    path = folder / "environment.json"
+def run(evaluated_run: Path) -> Path:
+    """The shared run, with a secret in its command."""
+    path = evaluated_run / "environment.json"
     facts = json.loads(path.read_text())
     facts["command"] = f"python -m train logger.api_key={SECRET} home={Path.home()}/here"
     path.write_text(json.dumps(facts))
-    return folder
+    return evaluated_run
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.eval.thinking import train_run
 from tests.train.hub_server import Hub, running_hub
 
+pytestmark = pytest.mark.timeout(400)
 SCRIPT = Path(__file__).parent / "publish_often.py"
 TOKEN = "a-token-that-nobody-must-see-0123456789"
 
@@ -27,9 +27,8 @@ class Session:
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
+def session(evaluated_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Session:
     folder = tmp_path_factory.mktemp("hub")
-    run = train_run(folder, thinks=True)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     with running_hub(TOKEN) as hub:
         hub.failing = 1
@@ -40,7 +39,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
             "HF_HUB_DISABLE_XET": "1",
         }
         done = subprocess.run(
-            [sys.executable, str(SCRIPT), str(run)],
+            [sys.executable, str(SCRIPT), str(evaluated_run)],
             cwd=folder,
             env=kept | variables,
             stdin=subprocess.DEVNULL,
