@@ -60,6 +60,7 @@ HELPS = {
     "train": "run: FOLDER",
     "train.study": "python -m train.study experiment=quickstart",
     "train.concepts": "concepts: FOLDER",
+    "train.publish": "export: PLACE",
     "eval": "python -m eval run=",
     "eval.report": "python -m eval.report runs=",
     "eval.thoughts": "python -m eval.thoughts run=",
@@ -117,6 +118,7 @@ def test_help_lists_the_choices(run: Run) -> None:
         ("train.study", ["experiment=quickstart", "sed=1"], "study: sed is not a setting"),
         ("train.study", ["experiment=quickstart", "study.jobs=0"], "study: study.jobs=0 must be"),
         ("eval", ["run=nowhere"], "eval: run=nowhere is no run folder"),
+        ("train.publish", ["run=x", "to=a b/c"], "train.publish: to=a b/c is no name of the hub"),
     ],
 )
 def test_refusals_are_one_line_and_leave_nothing(

@@ -72,7 +72,7 @@ def environment(precision: str, accelerator: str) -> dict[str, Any]:
     """Return what a reader needs to reproduce the run: code, versions, device."""
     return {
         "command": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
-        "git": _git_revision(),
+        "git": git_revision(),
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
         "packages": {name: _version(name) for name in _PACKAGES},
@@ -95,7 +95,8 @@ def _device_name(accelerator: str) -> str:
     return f"{platform.processor() or platform.machine()} CPU"
 
 
-def _git_revision() -> str:
+def git_revision() -> str:
+    """Return the revision of the code that runs, "-dirty" where it was changed since."""
     root = Path(__file__).parent
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
