@@ -44,6 +44,33 @@ def _write_parts(file: BinaryIO, parts: tuple[bytes | memoryview, ...]) -> None:
     os.fsync(file.fileno())
 
 
+def publish(beside: Path, folder: Path) -> None:
+    """Let a folder appear under its name, replacing what was there; its files are on the disk.
+
+    Raises:
+        WriteError: the disk refuses it.
+    """
+    try:
+        sync_folder(beside)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.rename(beside, folder)
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise WriteError(_reason(folder, 0, error)) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's list of names to the disk, where the system can."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _reason(path: Path, needed: int, error: OSError) -> str:
     if error.errno not in _NO_SPACE:
         return f"{path}: cannot be written ({error.strerror or error})"

@@ -1,7 +1,7 @@
 """What the model and the loss receive: the rows of one step, as tensors."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,8 @@ class Batch:
     int64, `loss_BT` (weight of each target) is float32. `denominator` is a float32 scalar: the sum
     of the loss weights of the whole global batch, over all ranks and accumulation steps, so that
     the losses of its parts add up to one mean. `places_B` (int64) says which rows of the global
-    batch these are. `written` holds the same documents with their steps written out, where thoughts
-    replace some and a teacher wants to see them.
+    batch these are; -1 is none. `written` holds the same documents with their steps written out,
+    where thoughts replace some and a teacher wants to see them.
     """
 
     tokens_BT: torch.Tensor
@@ -50,6 +50,11 @@ class Batch:
             denominator=torch.tensor(denominator, dtype=torch.float32),
             places_B=torch.from_numpy(places.astype(np.int64)),
         )
+
+    def unscored(self) -> "Batch":
+        """The same rows as part of no global batch: without a weight, and at no place."""
+        nothing_BT, nowhere_B = torch.zeros_like(self.loss_BT), torch.full_like(self.places_B, -1)
+        return replace(self, loss_BT=nothing_BT, places_B=nowhere_B)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch on a device."""

@@ -155,7 +155,8 @@ class CorpusModule(L.LightningDataModule):
         Thoughts stand in them as the stage of a step of the run says.
 
         Their denominator is that of all these rows: the losses of all batches of all ranks add up
-        to one mean.
+        to one mean. All ranks get as many batches, since sharded weights are gathered by all: one
+        that has no rows left gets a row that isn't scored.
         """
         has_rows = self.corpus.manifest["splits"].get("validation", {}).get("rows", 0)
         if not self.validation_rows or not has_rows:
@@ -172,7 +173,10 @@ class CorpusModule(L.LightningDataModule):
             read, denominator = made.take, float(made.loss.sum(dtype=np.float64))
         parts = np.array_split(indices, -(-len(indices) // self.rows_per_step))
         rank, world_size = self._rank_of()
-        return [Batch.from_rows(read(part), denominator) for part in parts[rank::world_size]]
+        batches = [Batch.from_rows(read(part), denominator) for part in parts[rank::world_size]]
+        if len(batches) * world_size < len(parts):
+            batches.append(Batch.from_rows(read(parts[0][:1]), denominator).unscored())
+        return batches
 
     def _rank_of(self) -> tuple[int, int]:
         """This process's rank, and how many there are."""

@@ -3,19 +3,23 @@
 import hashlib
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from data.atomic import TEMPORARY_SUFFIX
 from data.tokenizer import Tokenizer, tokenizer_from_spec
 from models.backbone import Backbone
 from models.config import backbone_from_dict
 
+from .stored import MODEL, Stored, StoredError
+
 CHECKPOINT_FOLDER = "checkpoints"
 CORPUS_FILE = "corpus.json"
-_NAME = re.compile(r"step-(\d+)\.ckpt")
+_NAME = re.compile(r"step-(\d+)(\.ckpt)?")  # a file is an older version's
 _PREFIX = "objective.backbone."
 
 
@@ -53,12 +57,12 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
-    """Return where the checkpoint of a step stands."""
-    return run / CHECKPOINT_FOLDER / f"step-{step:07d}.ckpt"
+    """Return where the checkpoint of a step stands: a folder, see `eval.stored`."""
+    return run / CHECKPOINT_FOLDER / f"step-{step:07d}"
 
 
 def checkpoint_step(path: Path) -> int:
-    """Return the step of a checkpoint file."""
+    """Return the step of a checkpoint."""
     match = _NAME.fullmatch(path.name)
     assert match is not None
     return int(match[1])
@@ -84,7 +88,7 @@ def load_trained(run: Path) -> Trained:
         _backbone(found[-1], content).eval(),
         tokenizer_from_spec(corpus["tokenizer"]["spec"]),
         checkpoint_step(found[-1]),
-        hashlib.sha256(found[-1].read_bytes()).hexdigest()[:16],
+        content["identity"],
         _trained_levels(corpus),
         content["pauca"].get("fill", False),
     )
@@ -104,21 +108,57 @@ def _backbone(path: Path, content: dict[str, Any]) -> Backbone:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return a checkpoint's content; nothing in it is run.
+    """Return a checkpoint's weights and notes; nothing in it is run.
+
+    That is `state_dict`, `pauca` (the module's notes), `global_step` and `identity`, which changes
+    whenever the weights do.
 
     Raises:
         CheckpointError: it is damaged, or no run of ours wrote it.
     """
+    if path.is_file():
+        return _read_file(path)
+    try:
+        stored = Stored.open(path)
+        stored.verify(MODEL)
+        weights, facts = stored.read(MODEL), stored.facts
+        return {
+            "state_dict": weights,
+            "pauca": facts["pauca"],
+            "global_step": facts["step"],
+            "identity": stored.identity,
+        }
+    except (StoredError, KeyError) as error:
+        raise damaged(path, str(error)) from error
+
+
+def damaged(path: Path, why: str) -> CheckpointError:
+    """Return the error of a checkpoint that isn't as it was written."""
+    return CheckpointError(
+        f"{path}: the checkpoint is damaged ({why}); remove it and train again: the run goes on "
+        "from the one before"
+    )
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint."""
+    if path.is_file():
+        path.unlink()
+        return
+    gone = path.with_name(path.name + TEMPORARY_SUFFIX)  # a half of it must not look like a whole
+    path.rename(gone)
+    shutil.rmtree(gone)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    """Read what older versions wrote: one file of torch's."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         if not {"pauca", "state_dict"} <= content.keys():
             raise ValueError("its parts are missing")
     except Exception as error:
-        raise CheckpointError(
-            f"{path}: the checkpoint is damaged ({type(error).__name__}); remove it and train "
-            "again: the run goes on from the one before"
-        ) from error
-    return content
+        raise damaged(path, type(error).__name__) from error
+    return {**content, "identity": hashlib.sha256(path.read_bytes()).hexdigest()[:16]}
 
 
 def corpus_manifest(run: Path) -> dict[str, Any]:

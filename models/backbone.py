@@ -335,6 +335,12 @@ class Backbone(nn.Module):
             if isinstance(block, Block):
                 block.compile()
 
+    def recompute_blocks(self) -> None:
+        """Keep no activations of blocks for the backward pass: make them again, bit for bit."""
+        for part in self.modules():
+            if isinstance(part, Depth):
+                part.recompute = True
+
 
 @dataclass(frozen=True)
 class _Run:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .layers import init_linear
+from .recompute import is_again
 
 
 class Router(nn.Module):
@@ -57,7 +58,8 @@ class Router(nn.Module):
         wide = scores_BTE.detach().to(torch.promote_types(scores_BTE.dtype, self.bias_E.dtype))
         chosen_BTK = (wide + self.bias_E).topk(self.top_k, dim=-1).indices
         weights_BTK = scores_BTE.gather(-1, chosen_BTK)
-        if self.training and torch.is_grad_enabled() and self.balance_rate:
+        counts = self.training and torch.is_grad_enabled() and not is_again()
+        if counts and self.balance_rate:
             self._count(chosen_BTK, segments_BT)
         if self.top_k > 1:  # of a single choice only the score itself can tell which was better
             weights_BTK = weights_BTK / (weights_BTK.sum(dim=-1, keepdim=True) + 1e-9)

@@ -41,6 +41,7 @@ Any setting can be given as key=value. Those that are changed most:
   data.num_documents=N          also data.context, data.sources.NAME.levels=[2,4,8]
   logger.mode=online            send to W&B; offline (the default) writes into the run's folder
   parallel.devices=N            processes, one device each; parallel.threads=N CPU threads each
+  parallel=fsdp2                weights in shards (also ddp, hsdp); parallel.recompute=blocks
   parallel.runs=N               runs of a sweep (-m) that train side by side
   eval.after_training=true      write the run's ledger too, for python -m eval.report
   deterministic=true            deterministic kernels only
@@ -81,7 +82,7 @@ def _is_swept_side_by_side(config: RunConfig) -> bool:
 
 def _refuse_sweep_over_processes(config: RunConfig) -> None:
     """Refuse what would start every job of a sweep again in the other processes of the first."""
-    if config.parallel.devices > 1 and HydraConfig.get().mode is RunMode.MULTIRUN:
+    if config.parallel.processes > 1 and HydraConfig.get().mode is RunMode.MULTIRUN:
         raise ValueError(
             f"parallel.devices={config.parallel.devices} in a sweep (-m) is not possible: start "
             "the runs one by one, or set parallel.devices=1"

@@ -17,10 +17,11 @@ from torch import Tensor
 from data.batch import Batch
 from data.module import CorpusModule
 
-from .checkpoints import latest_checkpoint, save_checkpoint
+from .checkpoints import CheckpointSaver, go_on_from, latest_checkpoint
 from .interrupts import Interrupted, StopRequest
 from .module import PretrainModule
 from .records import MetricsWriter
+from .sharding import whole
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -51,11 +52,16 @@ class Recorder(L.Callback):
     Args:
         run: the run's folder.
         validate_every: steps between validations; 0 is none.
+        saver: writes checkpoints; what it is at when the run ends is part of what is left.
+
+    Attributes:
+        validation_loss: of the step that was recorded last; NaN where it wasn't scored.
     """
 
-    def __init__(self, run: Path, validate_every: int) -> None:
-        self.run, self.validate_every = run, validate_every
+    def __init__(self, run: Path, validate_every: int, saver: CheckpointSaver) -> None:
+        self.run, self.validate_every, self.saver = run, validate_every, saver
         self.writer: MetricsWriter | None = None
+        self.validation_loss = math.nan
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the file, cut back to the step that the run goes on from."""
@@ -74,7 +80,7 @@ class Recorder(L.Callback):
     ) -> None:
         """Measure the gradient before it is clipped."""
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        self._gradient_norm = float(torch.nn.utils.get_total_norm(gradients))
+        self._gradient_norm = float(whole(torch.nn.utils.get_total_norm(gradients)))
 
     def on_train_batch_end(
         self,
@@ -117,6 +123,7 @@ class Recorder(L.Callback):
             (row["auxiliary_loss"],) = _summed(trainer, self._auxiliary)
         if self.validate_every and step % self.validate_every == 0:
             row |= self._validate(trainer, module, data)
+        self.validation_loss = row.get("validation_loss", math.nan)
         if self.writer is not None:
             self._write(self.writer, trainer.loggers, row, round(tokens))
 
@@ -141,12 +148,13 @@ class Recorder(L.Callback):
         if not module.net.backbone.depth.adjustable:
             return {}
         totals: dict[str, float] = {}
-        for batch in batches:
+        rows = [int((batch.places_B >= 0).sum()) for batch in batches]
+        for batch, own in zip(batches, rows, strict=True):
             for name, value in module.loop_health(batch).items():
-                totals[name] = totals.get(name, 0.0) + value * len(batch.tokens_BT)
-        count = sum(len(batch.tokens_BT) for batch in batches)
+                totals[name] = totals.get(name, 0.0) + value * own
+        count = sum(rows)
         summed = {name: _summed(trainer, total, count) for name, total in totals.items()}
-        return {name: total / rows for name, (total, rows) in summed.items() if rows}
+        return {name: total / every for name, (total, every) in summed.items() if every}
 
     def _write(
         self, writer: MetricsWriter, loggers: list[Logger], row: dict[str, Any], tokens: int
@@ -162,6 +170,7 @@ class Recorder(L.Callback):
         if math.isfinite(loss) and math.isfinite(self._gradient_norm):
             return
         rows = data.steps_from(step).indices(step)
+        self.saver.close()
         good = latest_checkpoint(self.run)
         raise NonFiniteLoss(
             f"step {step + 1}: loss {loss}, gradient norm {self._gradient_norm}; the batch is"
@@ -199,18 +208,33 @@ def _depths(module: PretrainModule) -> dict[str, int | None]:
 
 
 class Checkpointer(L.Callback):
-    """Saves every so many steps, at the end, and when the run is asked to stop.
+    """Goes on from a checkpoint; saves every so many steps, at the end, and when asked to stop.
 
     Args:
-        run: the run's folder.
+        saver: writes checkpoints.
         every: steps between checkpoints.
-        keep_last: how many to keep.
         request: becomes true when a signal asks the run to stop.
+        recorder: knows the step's validation loss.
+        latest: the checkpoint to go on from; None begins anew.
     """
 
-    def __init__(self, run: Path, every: int, keep_last: int, request: StopRequest) -> None:
-        self.run, self.every, self.keep_last, self.request = run, every, keep_last, request
+    def __init__(
+        self,
+        saver: CheckpointSaver,
+        every: int,
+        request: StopRequest,
+        recorder: Recorder,
+        latest: Path | None,
+    ) -> None:
+        self.saver, self.every, self.request = saver, every, request
+        self.recorder, self.latest = recorder, latest
         self._saved = -1
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put the checkpoint back, once weights are in their shards and there is an optimiser."""
+        assert isinstance(pl_module, PretrainModule)
+        if self.latest is not None:
+            go_on_from(self.latest, trainer, pl_module)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember where the run goes on from, so that it is not saved again."""
@@ -225,22 +249,36 @@ class Checkpointer(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save when due; stop when asked to."""
+        """Save when due; stop when asked to, or when a save has failed."""
         step = trainer.global_step
         within_step = (batch_idx + 1) % trainer.accumulate_grad_batches
         if within_step or step == self._saved:
             return
         asked = self.request.signum
-        # A signal may reach one rank only; all stop at the same step.
-        stopping = trainer.strategy.reduce_boolean_decision(asked is not None, all=False)
+        # A signal, or a full disk, may reach one rank only; all stop at the same step.
+        ends = asked is not None or self.saver.failed
+        stopping = trainer.strategy.reduce_boolean_decision(ends, all=False)
         if stopping or step % self.every == 0 or step == trainer.max_steps:
-            save_checkpoint(trainer, self.run, step, self.keep_last)
+            assert isinstance(pl_module, PretrainModule)
+            self.saver.save(trainer, pl_module, self.recorder.validation_loss)
             self._saved = step
+        if stopping or step == trainer.max_steps:
+            self.saver.wait()
         if stopping:
             raise Interrupted(
                 asked or signal.SIGTERM,
                 f"stopped at step {step}, saved; the same command goes on from there",
             )
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Close the writing thread."""
+        self.saver.close()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Let what is being saved get to the disk: Lightning skips `teardown` after an error."""
+        self.saver.close()
 
 
 class ProgressBar(L.Callback):

@@ -1,15 +1,29 @@
-"""Save a run's checkpoints: written beside and renamed, old ones removed."""
+"""Save checkpoints beside the training, keep the newest and the best, and go on from one."""
 
-import io
+import math
+import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import lightning as L
-import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_saver import save
 
-from data.atomic import TEMPORARY_SUFFIX, write_atomically
-from eval.checkpoint import checkpoint_path, checkpoint_step, checkpoints, read_checkpoint
+from data.atomic import TEMPORARY_SUFFIX
+from eval.checkpoint import (
+    CheckpointError,
+    checkpoint_path,
+    checkpoint_step,
+    checkpoints,
+    damaged,
+    remove_checkpoint,
+)
+from eval.stored import Stored, StoredError
+
+from .module import PretrainModule
+from .snapshot import Snapshot, restore
+from .storage import TensorWriter
 
 
 def latest_checkpoint(run: Path) -> Path | None:
@@ -24,49 +38,127 @@ def is_finished(run: Path, max_steps: int) -> bool:
     return latest is not None and checkpoint_step(latest) >= max_steps
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it there.
+class CheckpointSaver:
+    """Writes checkpoints in a thread of its own, one at a time.
 
-    Lightning's own way leads through the system's temporary folder, often a small disk of its own.
+    A save copies what there is into the CPU's memory and returns. The next one, and the end of the
+    run, wait for it. Every process comes to the same calls.
+
+    Args:
+        run: the run's folder.
+        keep_last: newest checkpoints to keep.
+        keep_best: further ones to keep, of the smallest validation losses.
     """
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
-    ) -> None:
-        """Write the file; raises `WriteError` (a full disk) with nothing half-written left."""
-        content = io.BytesIO()
-        torch.save(checkpoint, content)
-        write_atomically(Path(path), content.getbuffer())
+    def __init__(self, run: Path, keep_last: int, keep_best: int = 0) -> None:
+        self.run, self.keep_last, self.keep_best = run, keep_last, keep_best
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+        self._group: dist.ProcessGroup | None = None
+
+    def save(self, trainer: L.Trainer, module: PretrainModule, validation_loss: float) -> None:
+        """Begin to save; raises what went wrong with the save before."""
+        self.wait()
+        if dist.is_initialized() and self._group is None:
+            # The thread's own: what it sends must not get between the training's.
+            group = dist.new_group(backend="gloo")
+            assert isinstance(group, dist.ProcessGroup)
+            self._group = group
+        snapshot = Snapshot.of(trainer, module)
+        if math.isfinite(validation_loss):
+            snapshot.facts["validation_loss"] = validation_loss
+        self._pending = self._pool.submit(self._write, snapshot, trainer.is_global_zero)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the save that was begun last has come to grief; `wait` says why."""
+        pending = self._pending
+        return pending is not None and pending.done() and pending.exception() is not None
+
+    def wait(self) -> None:
+        """Wait for the save that is under way.
+
+        Raises:
+            WriteError: it could not be written (a full disk); what was there before stays.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """Let the save that is under way finish, whatever becomes of it."""
+        self._pool.shutdown()
+
+    def _write(self, snapshot: Snapshot, first: bool) -> None:
+        writer = TensorWriter(checkpoint_path(self.run, snapshot.step), snapshot.facts)
+        alone = self._group is None
+        try:
+            save(snapshot.tensors, storage_writer=writer, process_group=self._group, no_dist=alone)
+        except CheckpointException as failure:
+            if first:
+                shutil.rmtree(writer.beside, ignore_errors=True)
+            raise next(iter(failure.failures.values()))[0] from None
+        if first:
+            drop_old(self.run, self.keep_last, self.keep_best)
 
 
-def save_checkpoint(trainer: L.Trainer, run: Path, step: int, keep_last: int) -> None:
-    """Save a run, then drop all checkpoints but the newest; every rank must come here.
+def drop_old(run: Path, keep_last: int, keep_best: int) -> None:
+    """Remove all checkpoints but the newest, and those with the smallest validation losses."""
+    found = checkpoints(run)
+    scored = [(loss, path) for path in found if (loss := _validation_loss(path)) is not None]
+    best = {path for _, path in sorted(scored)[:keep_best]}
+    for path in found[:-keep_last]:
+        if path not in best:
+            remove_checkpoint(path)
 
-    Raises:
-        ValueError: where it can't be written (a full disk); what was there stays.
-    """
-    trainer.save_checkpoint(checkpoint_path(run, step))
-    if trainer.is_global_zero:
-        for old in checkpoints(run)[:-keep_last]:
-            old.unlink()
+
+def _validation_loss(path: Path) -> float | None:
+    try:
+        return Stored.open(path).facts.get("validation_loss")
+    except StoredError:
+        return None
 
 
 def refuse_other_corpus(path: Path, corpus_hash: str) -> None:
-    """Check, before a run goes on from a checkpoint, that it can be read and that it belongs here.
+    """Check, before a run goes on from a checkpoint, that it is whole and that it belongs here.
 
     Raises:
-        ValueError: the file is damaged, or it was trained on another corpus.
+        CheckpointError: it is damaged, of an older version, or was trained on another corpus.
     """
-    theirs = read_checkpoint(path)["pauca"]["corpus"]
+    if path.is_file():
+        raise CheckpointError(
+            f"{path} was written by an older version, from which a run can't go on: evaluate it as "
+            f"it is, or remove {path.parents[1]} to train anew"
+        )
+    try:
+        stored = Stored.open(path)
+        stored.verify()
+    except StoredError as error:
+        raise damaged(path, str(error)) from error
+    theirs = stored.facts["pauca"]["corpus"]
     if theirs != corpus_hash:
-        raise ValueError(
+        raise CheckpointError(
             f"{path} was trained on corpus {theirs[:12]}, this run reads {corpus_hash[:12]}: "
             f"restore the corpus, or remove {path.parents[1]} to start anew"
         )
 
 
+def go_on_from(path: Path, trainer: L.Trainer, module: PretrainModule) -> None:
+    """Put a checkpoint, which was found whole, into a run that is about to begin.
+
+    Raises:
+        CheckpointError: it doesn't fit this run.
+    """
+    try:
+        restore(Stored.open(path), trainer, module)
+    except StoredError as error:
+        raise damaged(path, str(error)) from error
+
+
 def remove_temporaries(run: Path) -> None:
     """Remove what a killed write left behind."""
-    for path in run.rglob(f"*{TEMPORARY_SUFFIX}"):
-        if path.is_file():
-            path.unlink()
+    for path in list(run.rglob(f"*{TEMPORARY_SUFFIX}")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from .concepts_config import ConceptsConfig
 from .fill import check_fill
 from .logging import LoggerConfig
 from .optim import OptimConfig
+from .parallel_config import ParallelConfig
 from .precision import PRECISIONS
 from .stage import StageConfig, StagePlan, set_trainable
 from .thinking import check_thinking
@@ -38,7 +39,9 @@ class TrainerConfig:
         precision: 32, bf16 (autocast), or auto: bf16 where the hardware is fast at it.
         compile: compile each block with torch.compile.
         checkpoint_every: steps between checkpoints.
-        keep_last: checkpoints to keep.
+        keep_last: newest checkpoints to keep.
+        keep_best: further ones to keep: of those that were scored, those of the smallest validation
+            losses.
         validate_every: steps between validations; 0 is none.
         validation_rows: rows of the validation split to score.
     """
@@ -50,6 +53,7 @@ class TrainerConfig:
     compile: bool = False
     checkpoint_every: int = 250
     keep_last: int = 2
+    keep_best: int = 0
     validate_every: int = 250
     validation_rows: int = 64
 
@@ -60,6 +64,7 @@ class TrainerConfig:
             ("rows_per_step", 1),
             ("checkpoint_every", 1),
             ("keep_last", 1),
+            ("keep_best", 0),
             ("validate_every", 0),
             ("validation_rows", 0),
             ("gradient_clip", 0),
@@ -70,36 +75,6 @@ class TrainerConfig:
             raise ValueError(
                 f"trainer.precision={self.precision} is not known: choose {', '.join(PRECISIONS)}"
             )
-
-
-@dataclass
-class ParallelConfig:
-    """Where a run trains; nothing here changes what is learnt, but for rounding.
-
-    Attributes:
-        accelerator: auto, cpu or cuda.
-        devices: processes on this machine, one device each.
-        accumulate: micro-batches that make up a step.
-        threads: CPU threads of each process; 0 leaves torch's choice.
-        runs: runs of a sweep (-m) that train side by side, each in a process of its own; 1 trains
-            them one by one.
-    """
-
-    accelerator: str = "auto"
-    devices: int = 1
-    accumulate: int = 1
-    threads: int = 0
-    runs: int = 1
-
-    def validate(self) -> None:
-        """Raise ValueError, naming the key, where a value can't be."""
-        if self.accelerator not in ("auto", "cpu", "cuda"):
-            raise ValueError(
-                f"parallel.accelerator={self.accelerator} is not known: choose auto, cpu or cuda"
-            )
-        for name, least in (("devices", 1), ("accumulate", 1), ("threads", 0), ("runs", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"parallel.{name}={getattr(self, name)} must be at least {least}")
 
 
 @dataclass
@@ -186,12 +161,13 @@ class RunConfig:
         self._validate_backbone()
 
     def _validate_cutting(self) -> None:
-        parts = self.parallel.devices * self.parallel.accumulate
+        parts = self.parallel.processes * self.parallel.accumulate
         if self.trainer.rows_per_step % parts:
             raise ValueError(
                 f"trainer.rows_per_step={self.trainer.rows_per_step} can't be cut into parallel."
-                f"devices={self.parallel.devices} x parallel.accumulate={self.parallel.accumulate} "
-                f"equal parts: choose a multiple of {parts}"
+                f"devices={self.parallel.devices} x parallel.nodes={self.parallel.nodes} x "
+                f"parallel.accumulate={self.parallel.accumulate} equal parts: choose a multiple of "
+                f"{parts}"
             )
 
     def _validate_kinds(self) -> None:

@@ -27,6 +27,7 @@ _NOT_LOSS_DETERMINING = (
     *("experiment_name", "runs", "parallel", "logger", "eval", "study", "concepts"),
     *("data.name", "data.root", "data.workers", "data.verify"),
     *("trainer.compile", "trainer.checkpoint_every", "trainer.keep_last"),
+    "trainer.keep_best",
     *("trainer.validate_every", "trainer.validation_rows"),
 )
 

@@ -1,5 +1,6 @@
 """The Lightning module: thin, and the same for every architecture."""
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -16,6 +17,7 @@ from models.routing import routers
 from .objective import Objective
 from .objective_config import ObjectiveConfig
 from .optim import OptimConfig, RoleOptimizer
+from .sharding import gathered
 from .stage import StagePlan, set_trainable
 from .teacher import Teacher
 
@@ -33,6 +35,9 @@ class PretrainModule(L.LightningModule):
         rows_per_step: rows of a global batch.
         mask_id: token that stands for what is to be filled in, where a stage fills in.
         teacher: labels what is read, for a latent scheme that is taught.
+        recompute_blocks: make what blocks compute again in the backward pass.
+        shard: shards the objective over processes, once its weights are drawn; its second argument
+            says whether a loop is run again after the loops.
     """
 
     def __init__(
@@ -46,11 +51,14 @@ class PretrainModule(L.LightningModule):
         rows_per_step: int,
         mask_id: int,
         teacher: Teacher | None = None,
+        recompute_blocks: bool = False,
+        shard: Callable[[Objective, bool], None] | None = None,
     ) -> None:
         super().__init__()
         self.backbone_data, self.optim, self.plan = backbone, optim, plan
         self.seed, self.compile_blocks, self.corpus_hash = seed, compile_blocks, corpus_hash
         self.rows_per_step, self.mask_id, self.teacher = rows_per_step, mask_id, teacher
+        self.recompute_blocks, self.shard = recompute_blocks, shard
         self.objective: Objective | None = None
         self._entered: int | None = None
 
@@ -63,7 +71,12 @@ class PretrainModule(L.LightningModule):
             backbone = Backbone(backbone_from_dict(self.backbone_data))
         if self.compile_blocks:
             backbone.compile_blocks()
+        if self.recompute_blocks:
+            backbone.recompute_blocks()
         self.objective = Objective(backbone, self.mask_id, self.teacher)
+        if self.shard is not None:
+            loops_again = any(stage.objective.jacobian for stage in self.plan.stages)
+            self.shard(self.objective, loops_again)
 
     @property
     def net(self) -> Objective:
@@ -124,7 +137,8 @@ class PretrainModule(L.LightningModule):
         assert self.net.recorded is not None
         found = loop_health(self.net.recorded, batch.segments_BT.to(self.device))
         self.net.recorded = None
-        bound = depth.spectral_bound()
+        with gathered(self.net, depth):
+            bound = depth.spectral_bound()
         return found if bound is None else found | {"spectral_bound": bound}
 
     def _score(self, batch: Batch, loops: int | None, record: bool) -> float:
@@ -156,9 +170,9 @@ class PretrainModule(L.LightningModule):
             router.load_E.copy_(self.trainer.strategy.reduce(router.load_E, reduce_op="sum"))
             router.balance()
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what is needed to rebuild the backbone, to ask it, and to refuse another corpus."""
-        checkpoint["pauca"] = {
+    def notes(self) -> dict[str, Any]:
+        """Return what rebuilds the backbone, asks it, and lets another corpus be refused."""
+        return {
             "backbone": self.backbone_data,
             "corpus": self.corpus_hash,
             "fill": self._last_objective().fill,

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .muon import ShardedMuon
+
 KINDS = ("muon", "adamw")
 
 
@@ -110,7 +112,7 @@ def _parts(
         decayed = {"params": matrices, "weight_decay": config.weight_decay}
         plain = {"params": rest, "weight_decay": 0.0}
         return [torch.optim.AdamW([decayed, plain], lr=config.lr, betas=(first, second))]
-    muon = torch.optim.Muon(
+    muon = ShardedMuon(
         matrices,
         lr=config.lr,
         momentum=config.momentum,

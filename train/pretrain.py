@@ -13,6 +13,7 @@ import lightning as L
 import torch
 import yaml
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import Strategy
 
 from data.atomic import write_atomically
 from data.corpus import Corpus
@@ -26,7 +27,7 @@ from models.sizing import resolve
 
 from .callbacks import Checkpointer, ProgressBar, Recorder
 from .checkpoints import (
-    AtomicCheckpointIO,
+    CheckpointSaver,
     is_finished,
     latest_checkpoint,
     refuse_other_corpus,
@@ -41,6 +42,7 @@ from .module import PretrainModule
 from .precision import resolve_accelerator, resolve_precision
 from .spending import training_cost
 from .stage import StagePlan
+from .strategy import ShardedStrategy, strategy_of
 from .teacher import Teacher, check_taught, teacher_of, without_teacher
 from .thinking import check_read_thinking, thinking_of
 
@@ -89,7 +91,7 @@ def pretrain(config: RunConfig, plain: dict[str, Any]) -> Path:
 
 def _train(config: RunConfig, plain: dict[str, Any], folder: Path) -> None:
     run = _prepare(config, folder)
-    if config.parallel.devices > 1 and not is_first_process():
+    if config.parallel.processes > 1 and not is_first_process():
         _fit(run, latest_checkpoint(folder))
         return
     with locked(folder):
@@ -113,9 +115,11 @@ def _derived(config: RunConfig) -> RunConfig:
     """Fill in what follows from the machine: accelerator and precision."""
     accelerator = resolve_accelerator(config.parallel.accelerator)
     precision = resolve_precision(config.trainer.precision, accelerator)
+    parallel = replace(config.parallel, accelerator=accelerator)
+    parallel.validate()
     return replace(
         config,
-        parallel=replace(config.parallel, accelerator=accelerator),
+        parallel=parallel,
         trainer=replace(config.trainer, precision=precision),
     )
 
@@ -154,6 +158,7 @@ def _fit(run: Run, latest: Path | None) -> None:
     config = run.config
     if config.parallel.threads:
         torch.set_num_threads(config.parallel.threads)
+    strategy = strategy_of(config.parallel)
     module = PretrainModule(
         to_dict(without_teacher(config.backbone)),
         config.optim,
@@ -164,22 +169,26 @@ def _fit(run: Run, latest: Path | None) -> None:
         config.trainer.rows_per_step,
         run.corpus.tokenizer.pad_id,
         run.teacher,
+        config.parallel.recompute == "blocks",
+        strategy.shard if isinstance(strategy, ShardedStrategy) else None,
     )
     told = loggers_of(
         config.logger, run.folder, config.experiment_name, {"folder": str(run.folder)}
     )
     with watch_signals() as request, _quiet(), told as loggers:
-        trainer = _trainer(run, loggers, _callbacks(run, request))
+        trainer = _trainer(run, strategy, loggers, _callbacks(run, request, latest))
         _say(run, latest)
-        trainer.fit(module, datamodule=_data(run), ckpt_path=latest, weights_only=True)
+        trainer.fit(module, datamodule=_data(run))
 
 
-def _callbacks(run: Run, request: StopRequest) -> list[L.Callback]:
+def _callbacks(run: Run, request: StopRequest, latest: Path | None) -> list[L.Callback]:
     """In this order: a step is recorded, and checked, before it is saved."""
     trainer = run.config.trainer
+    saver = CheckpointSaver(run.folder, trainer.keep_last, trainer.keep_best)
+    recorder = Recorder(run.folder, trainer.validate_every, saver)
     return [
-        Recorder(run.folder, trainer.validate_every),
-        Checkpointer(run.folder, trainer.checkpoint_every, trainer.keep_last, request),
+        recorder,
+        Checkpointer(saver, trainer.checkpoint_every, request, recorder, latest),
         ProgressBar(f"{run.config.backbone.name} s{run.config.seed}"),
     ]
 
@@ -203,13 +212,15 @@ def _data(run: Run) -> CorpusModule:
     )
 
 
-def _trainer(run: Run, loggers: list[Logger], callbacks: list[L.Callback]) -> L.Trainer:
+def _trainer(
+    run: Run, strategy: str | Strategy, loggers: list[Logger], callbacks: list[L.Callback]
+) -> L.Trainer:
     config, trainer, parallel = run.config, run.config.trainer, run.config.parallel
     return L.Trainer(
         accelerator=parallel.accelerator,
         devices=parallel.devices,
-        # A stage's frozen parts, and the norm between loops where one is drawn, have no gradient.
-        strategy="auto" if parallel.devices == 1 else "ddp_find_unused_parameters_true",
+        num_nodes=parallel.nodes,
+        strategy=strategy,
         precision="bf16-mixed" if trainer.precision == "bf16" else "32-true",
         max_steps=trainer.max_steps,
         accumulate_grad_batches=parallel.accumulate,
@@ -217,7 +228,6 @@ def _trainer(run: Run, loggers: list[Logger], callbacks: list[L.Callback]) -> L.
         deterministic=config.deterministic,
         logger=loggers,
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -242,10 +252,11 @@ def _say(run: Run, latest: Path | None) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence Lightning's hints about choices that are ours: no workers, an endless loader."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__`.*")
-        warnings.filterwarnings("ignore", message=".*Checkpoint directory.*")
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
         yield

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..block import Shared
+from ..processes import in_any_process
 from ..segments import row_means
 from .depth import LAYERS, Asked, Trajectory
 from .going import (
@@ -17,7 +18,6 @@ from .going import (
     Reuse,
     all_in_one,
     forget_ended,
-    in_any_process,
     of_equal_counts,
     one_padding,
     put_states,

@@ -6,6 +6,7 @@ Legend: B batch, T time, D width, R recurrence.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from ..block import Block, Shared
 from ..cost import Cost, total
+from ..recompute import recomputed
 from .draws import Draws
 from .going import Reuse
 from .stop import Stop
@@ -128,8 +130,13 @@ class Depth(nn.Module, ABC):
         keeps_rows: whether a training step needs its rows as they are: draws belong to rows, or
             tokens are chosen among all of a document.
         gradient_loops: last loops that a training step differentiates; None is all.
+        looped: layers that may run more than once in a pass.
+        recompute: whether a training step makes what blocks compute again in its backward pass,
+            rather than keep it; not of blocks that read with a state.
     """
 
+    looped: range = range(0)
+    recompute: bool = False
     default_loops: int = 1
     default_stop: Stop = Stop()
     gradient_loops: int | None = None
@@ -273,9 +280,13 @@ class Depth(nn.Module, ABC):
             given = None if state is None else state[call]
             block = self.blocks[self.order[layer]]
             mix = None if reuse is None else reuse.mixing(layer, block.mixer)
-            x_BTD, new = block(x_BTD, segments_BT, given, shared, feed, mix)
-            if state is not None:
-                state[call] = new
+            if self.recompute and state is None and mix is None and torch.is_grad_enabled():
+                run = partial(_once, block, segments_BT, feed)
+                x_BTD = recomputed(run, x_BTD, shared)
+            else:
+                x_BTD, new = block(x_BTD, segments_BT, given, shared, feed, mix)
+                if state is not None:
+                    state[call] = new
             if LAYERS in shared:
                 shared[LAYERS].append(x_BTD)
         return x_BTD
@@ -285,3 +296,10 @@ class Depth(nn.Module, ABC):
         block = self.blocks[self.order[layer]]
         assert isinstance(block, Block)
         return block
+
+
+def _once(
+    block: nn.Module, segments_BT: Tensor | None, feed: bool, x_BTD: Tensor, shared: Shared
+) -> Tensor:
+    """What a block makes of inputs without a state."""
+    return block(x_BTD, segments_BT, None, shared, feed)[0]

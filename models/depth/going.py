@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 
@@ -84,14 +83,6 @@ def one_padding(active_BT: Tensor) -> Group:
     """
     place_11 = torch.zeros(1, 1, dtype=torch.long, device=active_BT.device)
     return Group(place_11[0], place_11, place_11 - 1, False, place_11 > 0)
-
-
-def in_any_process(here: Tensor) -> bool:
-    """Whether something holds in any of the processes that train together."""
-    if dist.is_available() and dist.is_initialized():
-        here = here.to(torch.int32)
-        dist.all_reduce(here, op=dist.ReduceOp.MAX)
-    return bool(here)
 
 
 def _in_order(active_BT: Tensor) -> Tensor:

@@ -73,6 +73,7 @@ class LoopedDepth(LoopCosts):
         last = len(self.order) - config.coda
         self.prelude, self.core = range(config.prelude), range(config.prelude, last)
         self.coda = range(last, len(self.order))
+        self.looped = self.core
         self.start = STARTS[config.start](dim)
         self.injection = INJECTIONS[config.injection](dim, self.from_entry)
         own = [self.block(layer) for layer in self.core]

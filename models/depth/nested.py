@@ -94,6 +94,7 @@ class NestedDepth(Depth):
         split = last - config.high_layers if config.high_layers else last
         self.prelude, self.coda = range(config.prelude), range(last, len(self.order))
         self.low = range(config.prelude, split)
+        self.looped = range(config.prelude, last)
         self.high = range(split, last) if config.high_layers else self.low
         self.entry_norm, self.low_norm, self.high_norm = (RMSNorm(dim) for _ in range(3))
         self.low_start, self.high_start = (STARTS[config.start](dim) for _ in range(2))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..cost import Cost
 from ..ops.twin import runs_step_by_step
+from ..processes import most_in_any_process
 from ..state import State, empty_counters
 from .costs import CostAt, Sizes
 from .latent import Latent, Reading, Thought, joined_in_time, last_of
@@ -37,6 +38,7 @@ class FedSlots(Latent):
     """
 
     shift: int = 1
+    repeats_depth = True
 
     def __init__(self, dim: int, jacobi: int | None = None) -> None:
         super().__init__()
@@ -95,7 +97,7 @@ class FedSlots(Latent):
         """Read with a state, in pieces: words as they come, thoughts one by one or in rounds."""
         parts: list[Thought] = []
         numbers_BT = None if places_BT is None else numbered(places_BT)
-        for piece, thinking in pieces(places_BT, x_BTD.shape[1], by_one=self.jacobi is None):
+        for piece, thinking in pieces(given, places_BT, x_BTD.shape[1], self.jacobi is None):
             part = self._read_piece(given, x_BTD, numbers_BT if thinking else None, piece)
             parts.append(part)
             given.memory.hidden_BD = part.hidden_BTD[:, -1].to(given.memory.hidden_BD.dtype)
@@ -170,7 +172,10 @@ def one_by_one(latent: FedSlots, given: Reading, x_BTD: Tensor, places_BT: Tenso
     numbers_BT = numbered(places_BT)
     inputs_BTD = torch.where(places_BT[..., None], latent.first_input(x_BTD), x_BTD)
     parts = []
-    for number in range(1, int(numbers_BT.max()) + 1):
+    most = int(numbers_BT.max())
+    if given.learns:
+        (most,) = most_in_any_process([most], x_BTD.device)
+    for number in range(1, most + 1):
         parts.append(given.run(inputs_BTD, given.segments_BT))
         now_BT = numbers_BT == number
         inputs_BTD = filled(latent, given, inputs_BTD, now_BT, parts[-1].hidden_BTD)

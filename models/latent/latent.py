@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..cost import Cost
 from ..depth.depth import Between, Depth, Trajectory
 from ..depth.draws import Draws
+from ..processes import in_any_process
 from .costs import CostAt, Fitting, Sizes
 from .varying import refuse_varying
 
@@ -181,11 +182,15 @@ class Reading:
 
     @property
     def thoughts_BT(self) -> Tensor | None:
-        """Where thoughts stand; None where there is none."""
+        """Where thoughts stand; None where there is none, in training in no process.
+
+        Ask once a pass.
+        """
         if self.roles_BT is None:
             return None
         places_BT = self.roles_BT == THOUGHT
-        return places_BT if bool(places_BT.any()) else None
+        some = in_any_process(places_BT.any()) if self.learns else bool(places_BT.any())
+        return places_BT if some else None
 
 
 class Memory(Protocol):
@@ -221,6 +226,7 @@ class Latent(nn.Module, ABC):
         sees_ahead: whether a token of a question is read with what follows it there, so that
             predicting a question's own tokens shows nothing.
         between: layers below the place in the stack where it does something itself; None is none.
+        repeats_depth: whether a training step may run the depth more than once.
     """
 
     copies: int = 1
@@ -230,6 +236,7 @@ class Latent(nn.Module, ABC):
     fits_questions: bool = False
     sees_ahead: bool = False
     between: int | None = None
+    repeats_depth: bool = False
 
     def reset_parameters(self) -> None:
         """Draw all weights anew; a scheme with weights of its own overrides this."""

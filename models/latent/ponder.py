@@ -48,6 +48,7 @@ class Ponder(Latent):
         super().__init__()
         self.passes, self.scale = passes, scale
         self.copies, self.repeats_passes = passes + 1, passes > 0
+        self.repeats_depth = passes > 0
 
     def forward(self, given: Reading) -> Thought:
         """Ponder, then run what is read out."""

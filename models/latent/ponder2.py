@@ -136,6 +136,8 @@ class PauseBetween(Interleaved):
 class Ponder2(Interleaved):
     """Interleaves tokens with thoughts."""
 
+    repeats_depth = True
+
     def __init__(self, latents: int, rounds: int | None) -> None:
         super().__init__(latents)
         self.rounds = rounds

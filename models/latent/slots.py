@@ -16,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..processes import anywhere
 from .latent import Latent, LatentConfig, Reading, Thought
 
 
@@ -56,12 +57,18 @@ class FixedSlots(Latent):
         return given.run(x_BTD, given.segments_BT, given.calls)
 
 
-def pieces(places_BT: Tensor | None, length: int, by_one: bool) -> Iterator[tuple[slice, bool]]:
-    """Cut time where thoughts begin and end, and between thoughts if they are read one by one."""
+def pieces(
+    given: Reading, places_BT: Tensor | None, length: int, by_one: bool
+) -> Iterator[tuple[slice, bool]]:
+    """Cut time where thoughts begin and end, and between thoughts if they are read one by one.
+
+    Processes that train together cut it alike, where any of them thinks.
+    """
     if places_BT is None:
         yield slice(0, length), False
         return
-    thinking_T = places_BT.any(dim=0).tolist()
+    thinks_T = places_BT.any(dim=0)
+    thinking_T = (anywhere(thinks_T) if given.learns else thinks_T).tolist()
     start = 0
     for thinking, run in groupby(thinking_T):
         end = start + len(list(run))

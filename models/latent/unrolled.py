@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..depth.depth import Between
+from ..processes import most_in_any_process
 from .latent import Reading, Run, Thought, mean_losses
 
 ReadOn = Callable[[Reading, Tensor, Tensor | None], Thought]
@@ -42,8 +43,11 @@ class Layout:
     positions: int
 
     @classmethod
-    def of(cls, segments_BT: Tensor | None, places_BT: Tensor) -> "Layout":
-        """Lay out the documents of a batch; padding belongs to none."""
+    def of(cls, segments_BT: Tensor | None, places_BT: Tensor, together: bool) -> "Layout":
+        """Lay out the documents of a batch; padding belongs to none.
+
+        Heads and tails are as long as the longest here, or `together` in any process.
+        """
         rows, length = places_BT.shape
         device = places_BT.device
         own_BT = torch.zeros_like(places_BT, dtype=torch.long)
@@ -60,6 +64,8 @@ class Layout:
         cuts_N = torch.where(cuts_N > 0, cuts_N, ends_N)
         head = int((cuts_N - starts_N).max())
         tail = int((ends_N - cuts_N).max())
+        if together:
+            head, tail = most_in_any_process([head, tail], device)
         head_NL = cuts_N[:, None] - head + torch.arange(head, device=device)
         tail_NL = cuts_N[:, None] + torch.arange(tail, device=device)
         return cls(
@@ -126,7 +132,8 @@ def unrolled(
     Raises:
         ValueError: the stack keeps no state.
     """
-    laid, flat_XD = Layout.of(given.segments_BT, places_BT), x_BTD.flatten(0, 1)
+    laid = Layout.of(given.segments_BT, places_BT, given.learns)
+    flat_XD = x_BTD.flatten(0, 1)
     documents = len(laid.head_NL)
     calls, memory = given.run.fresh(documents, laid.longest), begin(documents)
     given = replace(given, run=_CopyingRun(given.run), calls=calls, memory=memory)

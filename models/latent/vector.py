@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from ..cost import Cost, linear_flops
 from ..depth.draws import key_of
-from ..depth.going import in_any_process
+from ..processes import in_any_process
 from .costs import CostAt, Fitting, Sizes
 from .documents import first_positions, leading, mean_over_rows, number_documents
 from .fronts import Fronted, joined_in_rows
@@ -91,7 +91,7 @@ class Vector(Latent):
     def __init__(self, dim: int, width: int, config: VectorConfig) -> None:
         super().__init__()
         self.config, self.prefix, self.width = config, config.vectors, width
-        self.sees_ahead = config.inner_steps > 0
+        self.sees_ahead = self.repeats_depth = config.inner_steps > 0
         self.fits_questions = config.fit_on == "question"
         self.places_PD = nn.Parameter(torch.empty(self.prefix, dim))
         self.into = nn.Linear(width, dim, bias=False)

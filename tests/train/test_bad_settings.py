@@ -101,7 +101,7 @@ IMPOSSIBLE = [
     (["backbone.vocab_size=7"], "backbone.vocab_size=7, but the corpus's tokenizer has"),
     (
         ["parallel.accumulate=3"],
-        "trainer.rows_per_step=8 can't be cut into parallel.devices=1 x parallel.accumulate=3",
+        "trainer.rows_per_step=8 can't be cut into parallel.devices=1 .* parallel.accumulate=3",
     ),
     (
         ["parallel.devices=4", "parallel.accumulate=4"],

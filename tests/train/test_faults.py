@@ -18,7 +18,14 @@ from data.make import make_corpus
 from data.manifest import json_hash, write_json
 from data.order import GlobalOrder
 from eval.__main__ import main as evaluate
-from eval.checkpoint import CheckpointError, checkpoint_path, checkpoints, load_trained
+from eval.checkpoint import (
+    CheckpointError,
+    checkpoint_path,
+    checkpoints,
+    load_trained,
+    read_checkpoint,
+    remove_checkpoint,
+)
 from tests.train.runs import losses, metrics, refusal, snapshot, train, with_trainer
 from train.config import RunConfig
 from train.folder import run_folder
@@ -39,7 +46,7 @@ def half_way(run_at: Callable[..., RunConfig]) -> tuple[RunConfig, Path]:
     """A run whose last checkpoint is gone, so that it goes on from step 8 of 12."""
     config = run_at()
     run = train(config)
-    checkpoint_path(run, 12).unlink()
+    remove_checkpoint(checkpoint_path(run, 12))
     return config, run
 
 
@@ -111,22 +118,33 @@ def test_another_corpus_is_refused_on_resume(
     assert files_of(run) == before
 
 
-@pytest.mark.parametrize("damage", ["cut short", "empty", "no checkpoint", "of something else"])
+def flipped(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "a shard cut short": ("model-00000-000.safetensors", lambda content: content[:-1]),
+    "a flipped byte": ("model-00000-000.safetensors", flipped),
+    "a manifest cut short": ("manifest.json", lambda content: content[:-9]),
+    "a flipped byte of the manifest": ("manifest.json", flipped),
+    "an empty manifest": ("manifest.json", lambda content: b""),
+    "of something else": ("manifest.json", lambda content: b"[1]"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_named_and_can_be_removed(
     damage: str, half_way: tuple[RunConfig, Path], capsys: Capture
 ) -> None:
     config, run = half_way
     path = checkpoint_path(run, 8)
-    checkpoint_path(run, 4).write_bytes(path.read_bytes())  # stands for an older one
-    content = path.read_bytes()
-    if damage == "of something else":
-        torch.save({"weights": torch.zeros(3)}, path)
-    else:
-        kept = {"cut short": content[: len(content) // 2], "empty": b""}.get(damage, b"x" * 999)
-        path.write_bytes(kept)
+    shutil.copytree(path, checkpoint_path(run, 4))  # stands for an older one
+    name, change = DAMAGES[damage]
+    (path / name).write_bytes(change((path / name).read_bytes()))
     before = files_of(run)
     line = refusal(capsys, "train", lambda: train(config))
-    assert line.startswith(f"{path}: the checkpoint is damaged (")
+    assert line.startswith(f"{path}: the checkpoint is damaged ({name}, ")
     assert line.endswith("remove it and train again: the run goes on from the one before")
     assert files_of(run) == before
     status = evaluate([f"run={run}", "device=cpu", "eval.items=1"])
@@ -140,10 +158,11 @@ def test_without_the_damaged_checkpoint_the_run_goes_on(
     config = run_at()
     run = train(config)
     whole = metrics(run)
-    checkpoint_path(run, 12).unlink()
-    checkpoint_path(run, 8).write_bytes(b"")
-    refusal(capsys, "train", lambda: train(config))
-    checkpoint_path(run, 8).unlink()
+    remove_checkpoint(checkpoint_path(run, 12))
+    (checkpoint_path(run, 8) / "optimizer-00000-001.safetensors").unlink()
+    line = refusal(capsys, "train", lambda: train(config))
+    assert "(optimizer-00000-001.safetensors, it is missing)" in line
+    remove_checkpoint(checkpoint_path(run, 8))
     train(config)
     assert metrics(run) == whole
 
@@ -153,7 +172,7 @@ def test_a_run_without_a_checkpoint_cannot_be_evaluated(
 ) -> None:
     _, run = half_way
     for path in checkpoints(run):
-        path.unlink()
+        remove_checkpoint(path)
     (tmp_path / "empty").mkdir()
     for folder, message in (
         (run, f"eval: {run}: no checkpoint in checkpoints/; train it first"),
@@ -175,12 +194,11 @@ def test_a_run_that_cannot_be_read_is_refused(half_way: tuple[RunConfig, Path]) 
     ):
         with pytest.raises(CheckpointError, match=message):
             load_trained(folder)
-    content = torch.load(checkpoint_path(run, 8), weights_only=True)
+    content = read_checkpoint(checkpoint_path(run, 8))
     content["state_dict"]["objective.backbone.norm.weight"] = torch.zeros(3)
-    torch.save(content, checkpoint_path(run, 8))
+    torch.save(content, run / "checkpoints" / "step-0000009.ckpt")
     with pytest.raises(CheckpointError, match="don't fit the backbone of this version"):
         load_trained(run)
-    torch.save({**content, "state_dict": {}}, checkpoint_path(run, 8))
     (run / "corpus.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"corpus.json: missing or damaged; start the run"):
         load_trained(run)
@@ -233,7 +251,8 @@ def test_a_disk_that_is_full_of_checkpoints(
     run = run_folder(config)
     path = checkpoint_path(run, 8)
     assert re.fullmatch(
-        rf"{re.escape(str(path))}: the disk is full \([\d,]+ bytes needed, [\d,]+ free\); "
+        rf"{re.escape(str(path))}.tmp/model-00000-000.safetensors: the disk is full "
+        r"\([\d,]+ bytes needed, [\d,]+ free\); "
         "make room, run again",
         line,
     )
@@ -304,3 +323,17 @@ def test_a_learning_rate_that_is_far_too_large(
     line = refusal(capsys, "train", lambda: train(config))
     assert re.match(r"step [234]: loss (nan|inf), gradient norm (nan|inf|\d)", line)
     assert line.endswith("last good checkpoint: none yet")
+
+
+def test_what_an_older_version_saved_can_be_evaluated_but_not_gone_on_from(
+    half_way: tuple[RunConfig, Path], capsys: Capture
+) -> None:
+    config, run = half_way
+    path = run / "checkpoints" / "step-0000008.ckpt"
+    torch.save(read_checkpoint(checkpoint_path(run, 8)), path)
+    now = load_trained(run).backbone.state_dict()
+    remove_checkpoint(checkpoint_path(run, 8))
+    for name, weight in load_trained(run).backbone.state_dict().items():
+        assert torch.equal(weight, now[name]), name
+    line = refusal(capsys, "train", lambda: train(config))
+    assert line.startswith(f"{path} was written by an older version")

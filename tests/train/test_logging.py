@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import wandb
 
+from eval.checkpoint import remove_checkpoint
 from tests.train.runs import Killed, refusal, train, with_trainer
 from train.config import RunConfig
 from train.folder import run_folder
@@ -70,7 +71,7 @@ def test_offline_it_writes_into_the_run_and_says_nothing_to_the_network(
     """Two parts of one run share its id; the group is the experiment's name."""
     config = with_trainer(run_at(logger=LoggerConfig("wandb")), max_steps=4, checkpoint_every=2)
     run = train(config)
-    (run / "checkpoints" / "step-0000004.ckpt").unlink()
+    remove_checkpoint(run / "checkpoints" / "step-0000004")
     train(config)
     first, second = offline_runs(run)
     for folder in (first, second):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from eval.checkpoint import checkpoints, read_checkpoint
+from eval.checkpoint import checkpoints, read_checkpoint, remove_checkpoint
 from models.latent.feedback import FeedbackConfig
 from tests.train.runs import (
     GATED,
@@ -28,7 +28,7 @@ from tests.train.runs import (
     train,
     with_trainer,
 )
-from train import callbacks
+from train.checkpoints import CheckpointSaver
 from train.config import ParallelConfig, RunConfig
 from train.interrupts import Interrupted
 from train.lock import locked
@@ -142,16 +142,18 @@ def test_killed_while_it_saves_it_ends_the_same(
 ) -> None:
     """The step stands in metrics.csv already, its checkpoint is half a file."""
     config = run_at()
-    original = callbacks.save_checkpoint
+    original = CheckpointSaver.save
 
-    def killed(trainer: L.Trainer, run: Path, step: int, keep_last: int) -> None:
-        if step == 8:
-            (run / "checkpoints" / "step-0000008.ckpt.tmp").write_bytes(b"half")
+    def killed(self: CheckpointSaver, trainer: L.Trainer, *given: Any) -> None:
+        if trainer.global_step == 8:
+            half = self.run / "checkpoints" / "step-0000008.tmp"
+            half.mkdir()
+            (half / "model-00000-000.safetensors").write_bytes(b"half")
             raise Killed
-        original(trainer, run, step, keep_last)
+        original(self, trainer, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks, "save_checkpoint", killed)
+        patch.setattr(CheckpointSaver, "save", killed)
         with pytest.raises(Killed):
             train(config)
     run = train(config)
@@ -193,7 +195,7 @@ def test_asked_to_stop_it_saves_and_goes_on(
     assert stop.value.signum == signum
     assert before == {number: signal.getsignal(number) for number in before}
     run = next((Path(config.runs) / "test").iterdir())
-    assert [path.name for path in checkpoints(run)] == ["step-0000004.ckpt", "step-0000006.ckpt"]
+    assert [path.name for path in checkpoints(run)] == ["step-0000004", "step-0000006"]
     train(config)
     assert_same_run(run, whole[case])
 
@@ -210,7 +212,7 @@ def test_a_finished_run_is_not_touched(run_at: Callable[..., RunConfig]) -> None
 
 def test_only_the_newest_checkpoints_are_kept(whole: dict[str, Path]) -> None:
     names = [path.name for path in checkpoints(whole["transformer"])]
-    assert names == ["step-0000008.ckpt", "step-0000012.ckpt"]
+    assert names == ["step-0000008", "step-0000012"]
 
 
 def test_validation_stands_beside_the_step_whose_weights_it_scores(
@@ -224,7 +226,7 @@ def test_two_processes_never_share_a_run(run_at: Callable[..., RunConfig]) -> No
     config = with_trainer(run_at(), max_steps=1)
     run = train(config)
     for path in checkpoints(run):
-        path.unlink()
+        remove_checkpoint(path)
     message = re.escape(f"{run}: another process is training this run")
     with locked(run), pytest.raises(ValueError, match=message):
         train(config)

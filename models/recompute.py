@@ -1,0 +1,59 @@
+"""Run a block again in the backward pass, rather than keep what it computed.
+
+The second run computes the very numbers of the first: it sees the same inputs, what earlier layers
+had handed on by then, and the same random numbers. What a block counts on the way (`is_again`) is
+counted once.
+
+Legend: B batch, T time, D width.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import Any
+
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+_AGAIN: ContextVar[bool] = ContextVar("again", default=False)
+
+
+def is_again() -> bool:
+    """Whether what runs now ran before, and is run again for its gradient."""
+    return _AGAIN.get()
+
+
+def recomputed(
+    run: Callable[[Tensor, dict[str, Any]], Tensor], x_BTD: Tensor, shared: dict[str, Any]
+) -> Tensor:
+    """Return `run(x_BTD, shared)`, whose activations are made again in the backward pass.
+
+    Args:
+        run: what runs; it may put tensors into `shared`, for later layers.
+        x_BTD: inputs.
+        shared: what layers hand on; both runs see what was there before the first.
+    """
+    before = dict(shared)
+
+    def once(x_BTD: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        own = dict(before)
+        return run(x_BTD, own), own
+
+    made = checkpoint(once, x_BTD, use_reentrant=False, context_fn=_contexts)
+    assert isinstance(made, tuple)
+    y_BTD, handed_on = made
+    shared.update(handed_on)
+    return y_BTD
+
+
+def _contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _running_again()
+
+
+@contextmanager
+def _running_again() -> Iterator[None]:
+    token = _AGAIN.set(True)
+    try:
+        yield
+    finally:
+        _AGAIN.reset(token)
