@@ -23,6 +23,7 @@ from .fill import check_fill
 from .logging import LoggerConfig
 from .optim import OptimConfig
 from .precision import PRECISIONS
+from .returns import check_returns
 from .stage import StageConfig, StagePlan, set_trainable
 from .thinking import check_thinking
 
@@ -78,7 +79,9 @@ class ParallelConfig:
 
     Attributes:
         accelerator: auto, cpu or cuda.
-        devices: processes on this machine, one device each.
+        devices: processes on each machine, one device each.
+        nodes: machines.
+        restarts: times that all processes go on from the newest checkpoint after one has died.
         accumulate: micro-batches that make up a step.
         threads: CPU threads of each process; 0 leaves torch's choice.
         runs: runs of a sweep (-m) that train side by side, each in a process of its own; 1 trains
@@ -87,9 +90,16 @@ class ParallelConfig:
 
     accelerator: str = "auto"
     devices: int = 1
+    nodes: int = 1
+    restarts: int = 0
     accumulate: int = 1
     threads: int = 0
     runs: int = 1
+
+    @property
+    def world_size(self) -> int:
+        """Processes of a run."""
+        return self.devices * self.nodes
 
     def validate(self) -> None:
         """Raise ValueError, naming the key, where a value can't be."""
@@ -97,7 +107,8 @@ class ParallelConfig:
             raise ValueError(
                 f"parallel.accelerator={self.accelerator} is not known: choose auto, cpu or cuda"
             )
-        for name, least in (("devices", 1), ("accumulate", 1), ("threads", 0), ("runs", 1)):
+        lowest = {"devices": 1, "nodes": 1, "restarts": 0, "accumulate": 1, "threads": 0, "runs": 1}
+        for name, least in lowest.items():
             if getattr(self, name) < least:
                 raise ValueError(f"parallel.{name}={getattr(self, name)} must be at least {least}")
 
@@ -142,6 +153,8 @@ class RunConfig:
         logger: who is told.
         eval: what is asked of the finished backbone.
         study: several runs as one.
+        returns: what a search over runs is told of this one: accuracy, validation_loss, or a cost,
+            such as model_flops.
         concepts: the autoencoder of a teacher's concepts.
     """
 
@@ -158,6 +171,7 @@ class RunConfig:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
+    returns: list[str] = field(default_factory=list)
     concepts: ConceptsConfig = field(default_factory=ConceptsConfig)
 
     def tasks_of_corpus(self) -> dict[str, TaskEval]:
@@ -178,6 +192,7 @@ class RunConfig:
             *(self.logger, self.eval, self.study, self.concepts),
         ):
             part.validate()
+        check_returns(self.returns, self.eval.after_training)
         self._validate_cutting()
         StagePlan(self.stages, self.trainer.max_steps)
         for index, stage in enumerate(self.stages):
@@ -186,11 +201,12 @@ class RunConfig:
         self._validate_backbone()
 
     def _validate_cutting(self) -> None:
-        parts = self.parallel.devices * self.parallel.accumulate
+        parts = self.parallel.world_size * self.parallel.accumulate
         if self.trainer.rows_per_step % parts:
             raise ValueError(
                 f"trainer.rows_per_step={self.trainer.rows_per_step} can't be cut into parallel."
-                f"devices={self.parallel.devices} x parallel.accumulate={self.parallel.accumulate} "
+                f"devices={self.parallel.devices} x parallel.nodes={self.parallel.nodes} x "
+                f"parallel.accumulate={self.parallel.accumulate} "
                 f"equal parts: choose a multiple of {parts}"
             )
 

@@ -12,6 +12,8 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.loggers import Logger
 
 from data.atomic import write_atomically
@@ -35,6 +37,7 @@ from .checkpoints import (
 from .config import RunConfig
 from .folder import environment, run_folder, write_json
 from .interrupts import StopRequest, watch_signals
+from .launch import is_worker
 from .lock import is_first_process, locked
 from .logging import loggers_of
 from .module import PretrainModule
@@ -89,7 +92,7 @@ def pretrain(config: RunConfig, plain: dict[str, Any]) -> Path:
 
 def _train(config: RunConfig, plain: dict[str, Any], folder: Path) -> None:
     run = _prepare(config, folder)
-    if config.parallel.devices > 1 and not is_first_process():
+    if not is_first_process():
         _fit(run, latest_checkpoint(folder))
         return
     with locked(folder):
@@ -208,8 +211,9 @@ def _trainer(run: Run, loggers: list[Logger], callbacks: list[L.Callback]) -> L.
     return L.Trainer(
         accelerator=parallel.accelerator,
         devices=parallel.devices,
+        num_nodes=parallel.nodes,
         # A stage's frozen parts, and the norm between loops where one is drawn, have no gradient.
-        strategy="auto" if parallel.devices == 1 else "ddp_find_unused_parameters_true",
+        strategy="auto" if parallel.world_size == 1 else "ddp_find_unused_parameters_true",
         precision="bf16-mixed" if trainer.precision == "bf16" else "32-true",
         max_steps=trainer.max_steps,
         accumulate_grad_batches=parallel.accumulate,
@@ -217,7 +221,11 @@ def _trainer(run: Run, loggers: list[Logger], callbacks: list[L.Callback]) -> L.
         deterministic=config.deterministic,
         logger=loggers,
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
+        # Not what Lightning would find: under SLURM it would take a job's one task for its world.
+        plugins=[
+            AtomicCheckpointIO(),
+            TorchElasticEnvironment() if is_worker() else LightningEnvironment(),
+        ],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -242,7 +250,8 @@ def _say(run: Run, latest: Path | None) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence Lightning's hints about choices that are ours: no workers, an endless loader."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__`.*")
