@@ -9,6 +9,7 @@ import polars as pl
 from eval.currencies import ETA_CURRENCIES, scaled
 from eval.faithfulness import Check
 from eval.faithfulness_table import checks_of
+from eval.group_costs import group_points
 from eval.mechanism_tables import mechanism_notes
 from eval.mechanisms import Mechanisms, mechanisms
 from eval.metrics import cells, points, pooled
@@ -37,6 +38,7 @@ class Findings:
         styles: the look of each label.
         mechanisms: runs that differ in seed and learning rate, taken together; None where there
             are none.
+        grouped: their accuracy and costs over seeds; None where there are no groups or points.
         ways: ways to spend loops, where rules to stop by were tried.
         checks: answers with changed thoughts, by the label of the run, where those were asked for.
     """
@@ -50,6 +52,7 @@ class Findings:
     threshold: float
     styles: Mapping[str, Style]
     mechanisms: Mechanisms | None = None
+    grouped: pl.DataFrame | None = None
     ways: Sequence[Way] = ()
     checks: Mapping[str, Sequence[Check]] = field(default_factory=dict)
 
@@ -95,6 +98,7 @@ def gather(folders: Sequence[Path], threshold: float) -> Findings:
     ledger = combined_ledger(runs)
     by_cell = cells(ledger)
     by_budget = points(by_cell)
+    groups = mechanisms(runs, by_cell)
     return Findings(
         runs=runs,
         unevaluated=unevaluated,
@@ -104,7 +108,10 @@ def gather(folders: Sequence[Path], threshold: float) -> Findings:
         verdicts=verdicts(by_budget, threshold),
         threshold=threshold,
         styles=styles([run.label for run in runs]),
-        mechanisms=mechanisms(runs, by_cell),
+        mechanisms=groups,
+        grouped=None
+        if groups is None or by_budget.is_empty()
+        else group_points(groups, runs, by_budget),
         ways=stopping(ledger, runs),
         checks=checks_of(runs),
     )

@@ -15,6 +15,7 @@ from eval.faithfulness_table import faithfulness_tables
 from eval.figures import frontier_file, level_file
 from eval.findings import Findings
 from eval.glossary import GLOSSARY
+from eval.group_costs import cost_of_groups
 from eval.interactive import FRONTIER_GROUP, frontier_panel, levels_panel
 from eval.loops_and_layers import gap_table
 from eval.mechanism_tables import mechanism_level_tables, mechanism_table, rate_table
@@ -107,6 +108,7 @@ def _groups(findings: Findings, grouped: Sequence[Path]) -> str:
     pictures = "".join(_picture(path) for path in drawn if path.suffix == ".png")
     levels = "".join(map(markup.table, mechanism_level_tables(found)))
     rates = rate_table(found)
+    costs = [] if findings.grouped is None else cost_of_groups(findings.grouped)
     gaps = gap_table(found, findings.runs, findings.cells)
     return (
         _section(
@@ -114,6 +116,7 @@ def _groups(findings: Findings, grouped: Sequence[Path]) -> str:
             markup.table(mechanism_table(found), css="verdict", heading=False)
             + pictures
             + (markup.table(gaps) if gaps else "")
+            + "".join(map(markup.table, costs))
             + markup.folded("Accuracy by level", levels)
             + (markup.folded("Every learning rate", markup.table(rates)) if rates else ""),
         )

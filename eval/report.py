@@ -18,6 +18,7 @@ from eval.currencies import ETA_CURRENCIES
 from eval.faithfulness_table import faithfulness_tables
 from eval.figures import write_figures
 from eval.findings import Findings, gather
+from eval.group_costs import cost_of_groups
 from eval.loops_and_layers import gap_table
 from eval.mechanism_files import write_mechanisms
 from eval.mechanism_tables import mechanism_table
@@ -39,8 +40,9 @@ Draw what a correct answer costs: one HTML page that opens offline, and PNGs bes
 
 Nothing is trained or evaluated: the ledgers that `python -m eval` left are read, no GPU is needed.
 Runs that differ only in seed and learning rate are taken together: which seeds solve which task is
-drawn as mechanisms.png and written as mechanisms.md. Where rules to stop looping were tried,
-stopping.png and stopping.md set them beside fixed loop counts and an oracle.
+drawn as mechanisms.png and written as mechanisms.md, and costs.png sets their accuracy against what
+an answer costs. Where rules to stop looping were tried, stopping.png and stopping.md set them
+beside fixed loop counts and an oracle.
 
   runs=FOLDER[,FOLDER ...]  run folders, or experiment folders with runs in them (required)
   output=FILE.html          where to write; default: report.html in the folder, or, for several
@@ -127,6 +129,9 @@ def print_findings(findings: Findings) -> None:
     to = console()
     if findings.mechanisms is not None:
         print_table(mechanism_table(findings.mechanisms), to)
+    if findings.grouped is not None:
+        for table in cost_of_groups(findings.grouped):
+            print_table(table, to)
     gaps = gap_table(findings.mechanisms, findings.runs, findings.cells)
     if gaps is not None:
         print_table(gaps, to)

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from eval.findings import MOST_SHOWN_ALONE, Findings, gather
+from eval.group_costs import cost_of_groups
 from eval.loops_and_layers import gap_table, shape_of
 from eval.markdown import markdown_table
 from eval.mechanism_tables import mechanism_level_tables, mechanism_table, rate_table
@@ -181,11 +182,12 @@ def many(sweep) -> Path:
 def test_many_runs_are_shown_as_groups(many: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([f"runs={many}"]) == 0
     said = capsys.readouterr().out
-    assert "Which seeds solve what" in said and said.count("gla") <= 2
+    assert "Which seeds solve what" in said and said.count("gla") <= 3  # a row of each table
     files = {path.name for path in many.iterdir() if path.is_file()}
-    assert files == {"report.html", "mechanisms.png", "mechanisms.md", "recall.png"}
+    pictures = {"mechanisms.png", "costs.png", "recall.png"}
+    assert files == {"report.html", "mechanisms.md", *pictures}
     page = (many / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/png;base64,") == 3
     assert "data-figure" not in page and len(page) < 1_000_000
     text = (many / "mechanisms.md").read_text()
     assert "| attn | **3/3**<br>97.5 \\[97.5 to 97.5\\]" in text
@@ -275,3 +277,20 @@ def test_without_both_stacks_there_is_no_gap(sweep) -> None:
 )
 def test_shapes_are_read_from_costs(depth, calls, shape) -> None:
     assert shape_of({"depth": depth, "block_calls_per_position": calls}) == shape
+
+
+def test_groups_show_what_their_answers_cost(sweep) -> None:
+    """Over the seeds, at the rate that was chosen; the other rate is not looked at."""
+    add, folder = sweep
+    for seed, accuracy in ((0, GOOD), (1, HALF)):
+        add("gdn", "s3", seed, 0.01, 0.5, accuracy)
+        add("gdn", "s3", seed, 0.02, 0.9, GOOD)
+    findings = write_report([folder], folder / "report.html")
+    assert findings.grouped is not None
+    (table,) = cost_of_groups(findings.grouped)
+    (row,) = texts(table)
+    assert table.columns[:3] == ["Backbone", "Budget", "Accuracy (%)"]
+    assert row[:3] == ["gdn", "direct", "93.8 [90.0 to 97.5]"]
+    assert "tokens" in row[3]
+    assert "what an answer costs" in (folder / "report.html").read_text()
+    assert (folder / "costs.png").read_bytes()[:4] == b"\x89PNG"
