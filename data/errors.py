@@ -49,6 +49,10 @@ def _config_message(error: BaseException) -> str:
         cause = cause.__cause__
     key, kind = getattr(cause, "full_key", None), getattr(cause, "object_type", None)
     text = " ".join(str(getattr(cause, "msg", None) or cause).split())
+    for group in ("hydra/launcher", "hydra/sweeper"):
+        if group in text and "Could not" in text:
+            found = text.split(" Available options")[0]
+            return f"{found}: install the extra `sweep` (pip install -e '.[sweep]')"
     for noise in (" full_key:", " Config search path:"):
         text = text.split(noise)[0]
     if key and is_dataclass(kind) and "not in" in text:

@@ -110,7 +110,6 @@ def test_help_lists_the_choices(run: Run) -> None:
         ("train", ["backbone.head_dim=24"], "train: backbone.mixers.attn: head_dim=24 doesn't"),
         ("train", ["--cfg", "job", "backbone.head_dim=24"], "train: backbone.mixers.attn: head_"),
         ("train", ["--cfg", "job", "seeed=1"], "train: seeed is not a setting"),
-        ("train", ["-m", "seed=0,1", "parallel.devices=2"], "train: parallel.devices=2 in a sweep"),
         ("train", ["parallel.accelerator=cuda"], "train: parallel.accelerator=cuda, but torch"),
         ("data", ["data.contxt=64"], "data: data.contxt is not a setting: choose one of name"),
         ("data", ["data.context=2"], "data: data.context=2 is not possible; allowed: a whole"),

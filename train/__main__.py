@@ -1,6 +1,9 @@
 """`python -m train`: pretrain one backbone, or sweep over several with -m."""
 
+import signal
 import sys
+from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -11,9 +14,12 @@ from data.errors import one_line_errors
 from data.groups import describe_groups
 from train.conductor import Job
 from train.config import RunConfig
+from train.folder import run_folder
 from train.interrupts import Interrupted
+from train.launch import ProcessesFailed, die_with_parent, start_processes, starts_processes
 from train.lock import is_first_process
 from train.pretrain import pretrain
+from train.returns import returned
 from train.schema import check_command_line, register_schemas, to_config
 from train.sweep import conduct, planned_job
 
@@ -25,6 +31,7 @@ Pretrain one backbone on a reasoning corpus; the last line printed is `run: FOLD
   python -m train experiment=smoke depth=looped backbone.layout="attn" seed=1
   python -m train -m experiment=smoke seed=0,1,2      sweep: a run for each value, one by one
   python -m train -m experiment=mechanisms            a sweep with runs side by side: a study
+  python -m train launcher=slurm experiment=smoke seed=0,1,2     a SLURM job for each of them
   python -m train experiment=smoke --cfg job          print every setting, train nothing
 
 The corpus is made if it isn't there yet. The same command again goes on where an interrupted run
@@ -42,6 +49,7 @@ Any setting can be given as key=value. Those that are changed most:
   logger.mode=online            send to W&B; offline (the default) writes into the run's folder
   parallel.devices=N            processes, one device each; parallel.threads=N CPU threads each
   parallel=fsdp2                weights in shards (also ddp, hsdp); parallel.recompute=blocks
+  parallel.restarts=N           times that a run goes on by itself after a process of it has died
   parallel.runs=N               runs of a sweep (-m) that train side by side
   eval.after_training=true      write the run's ledger too, for python -m eval.report
   deterministic=true            deterministic kernels only
@@ -56,37 +64,85 @@ experiment compares.
 _planned: list[Job] = []
 
 
+class RunFailed(RuntimeError):
+    """A run of a search ended with an error; the search goes on without it."""
+
+
 @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="train")
-def main(composed: DictConfig) -> None:
-    """Train one run and print `run: <folder>` last, or plan it, where runs train side by side."""
+def main(composed: DictConfig) -> tuple[float, ...] | float | None:
+    """Train one run and print `run: <folder>` last, or plan it, where it is one of a sweep.
+
+    Returns:
+        What a search over runs asked for.
+    """
+    if not _is_searched():
+        return _job(composed)
+    try:
+        return _job(composed)
+    except SystemExit as stop:
+        if stop.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+            raise
+        raise RunFailed(f"a run ended with status {stop.code}") from None
+
+
+def _job(composed: DictConfig) -> tuple[float, ...] | float | None:
     with one_line_errors("train"):
-        try:
-            config, plain = to_config(composed)
-            _refuse_sweep_over_processes(config)
-            if _is_swept_side_by_side(config):
-                _planned.append(planned_job(config, list(HydraConfig.get().overrides.task)))
-                return
-            folder = pretrain(config, plain)
-        except Interrupted as stop:
-            raise SystemExit(_stopped(str(stop), 128 + stop.signum)) from None
-        except KeyboardInterrupt:
-            raise SystemExit(_stopped("stopped before the first step", 130)) from None
-    if is_first_process():
-        print(f"run: {folder}", flush=True)
+        config, plain = to_config(composed)
+        if _is_swept():
+            _planned.append(planned_job(config, list(HydraConfig.get().overrides.task)))
+            return None
+        folder = _train(config, plain)
+        if not is_first_process():
+            return None
+        if not starts_processes(config.parallel):
+            print(f"run: {folder}", flush=True)
+        values = returned(folder, config.returns)
+    return values if len(values) > 1 else next(iter(values), None)
 
 
-def _is_swept_side_by_side(config: RunConfig) -> bool:
-    """All runs of such a sweep are composed, and so checked, before the first one trains."""
-    return HydraConfig.get().mode is RunMode.MULTIRUN and config.parallel.runs > 1
+def _train(config: RunConfig, plain: dict[str, Any]) -> Path:
+    try:
+        if not starts_processes(config.parallel):
+            return pretrain(config, plain)
+        overrides = HydraConfig.get().overrides.task
+        start_processes(config.parallel, [*overrides, "hydra.mode=RUN"])
+        return run_folder(config)
+    except Interrupted as stop:
+        raise SystemExit(_stopped(str(stop), 128 + stop.signum)) from None
+    except ProcessesFailed as failure:
+        raise SystemExit(_failed(failure)) from None
+    except KeyboardInterrupt as stop:
+        if isinstance(first := next(iter(stop.args), None), int):
+            raise SystemExit(128 + first) from None  # the processes have said that they stopped
+        raise SystemExit(_stopped("stopped before the first step", 130)) from None
 
 
-def _refuse_sweep_over_processes(config: RunConfig) -> None:
-    """Refuse what would start every job of a sweep again in the other processes of the first."""
-    if config.parallel.processes > 1 and HydraConfig.get().mode is RunMode.MULTIRUN:
-        raise ValueError(
-            f"parallel.devices={config.parallel.devices} in a sweep (-m) is not possible: start "
-            "the runs one by one, or set parallel.devices=1"
-        )
+def _is_swept() -> bool:
+    """Whether this is one run of a grid: all are composed, and so checked, before one trains.
+
+    Each is then trained in a process of its own. Where another launcher or sweeper is chosen, it is
+    that one's to say where and when.
+    """
+    hydra_config = HydraConfig.get()
+    return (
+        hydra_config.mode is RunMode.MULTIRUN
+        and hydra_config.launcher._target_.endswith(".BasicLauncher")
+        and hydra_config.sweeper._target_.endswith(".BasicSweeper")
+    )
+
+
+def _is_searched() -> bool:
+    """Whether a sweeper waits for this run's values."""
+    hydra_config = HydraConfig.get()
+    searched = not hydra_config.sweeper._target_.endswith(".BasicSweeper")
+    return hydra_config.mode is RunMode.MULTIRUN and searched
+
+
+def _failed(failure: ProcessesFailed) -> int:
+    """Say how a process ended, where it could not say so itself."""
+    if failure.status not in (2, 128 + signal.SIGINT, 128 + signal.SIGTERM):
+        print(f"train: {failure}", file=sys.stderr)
+    return failure.status
 
 
 def _stopped(line: str, status: int) -> int:
@@ -101,6 +157,7 @@ if __name__ == "__main__":
     if {"-h", "--help", "help"} & set(sys.argv[1:]):
         print(HELP + describe_groups())
         sys.exit()
+    die_with_parent()
     register_schemas()
     with one_line_errors("train"):
         check_command_line(sys.argv[1:])

@@ -24,6 +24,7 @@ from .logging import LoggerConfig
 from .optim import OptimConfig
 from .parallel_config import ParallelConfig
 from .precision import PRECISIONS
+from .returns import check_returns
 from .stage import StageConfig, StagePlan, set_trainable
 from .thinking import check_thinking
 
@@ -117,6 +118,8 @@ class RunConfig:
         logger: who is told.
         eval: what is asked of the finished backbone.
         study: several runs as one.
+        returns: what a search over runs is told of this one: accuracy, validation_loss, or a cost,
+            such as model_flops.
         concepts: the autoencoder of a teacher's concepts.
     """
 
@@ -133,6 +136,7 @@ class RunConfig:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
+    returns: list[str] = field(default_factory=list)
     concepts: ConceptsConfig = field(default_factory=ConceptsConfig)
 
     def tasks_of_corpus(self) -> dict[str, TaskEval]:
@@ -153,6 +157,7 @@ class RunConfig:
             *(self.logger, self.eval, self.study, self.concepts),
         ):
             part.validate()
+        check_returns(self.returns, self.eval.after_training)
         self._validate_cutting()
         StagePlan(self.stages, self.trainer.max_steps)
         for index, stage in enumerate(self.stages):

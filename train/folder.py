@@ -24,7 +24,7 @@ from .teacher import teacher_hash
 _PACKAGES = ("torch", "lightning", "hydra-core", "omegaconf", "wandb", "numpy", "polars")
 # Where a run goes and who is told; and what changes a loss by no more than rounding.
 _NOT_LOSS_DETERMINING = (
-    *("experiment_name", "runs", "parallel", "logger", "eval", "study", "concepts"),
+    *("experiment_name", "runs", "parallel", "logger", "eval", "study", "returns", "concepts"),
     *("data.name", "data.root", "data.workers", "data.verify"),
     *("trainer.compile", "trainer.checkpoint_every", "trainer.keep_last"),
     "trainer.keep_best",

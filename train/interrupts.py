@@ -1,4 +1,4 @@
-"""Stop a run politely: SIGTERM and SIGINT finish the step, save, and leave a resumable folder."""
+"""Stop a run politely: a signal ends it after the step, saved, in a folder that can be resumed."""
 
 import signal
 from collections.abc import Iterator
@@ -14,7 +14,8 @@ class Interrupted(Exception):
         self.signum = signum
 
 
-_SIGNUMS = (signal.SIGTERM, signal.SIGINT)
+_SIGNUMS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+"""The last one is what SLURM sends ahead of a job's end, to each of its processes."""
 
 
 class StopRequest:
@@ -32,14 +33,15 @@ class StopRequest:
             signal.signal(signum, self.receive)
 
     def receive(self, signum: int, frame: FrameType | None) -> None:
-        """Handle a signal; a second one of the same kind acts at once."""
+        """Handle a signal; a second SIGTERM or SIGINT acts at once."""
         self.signum = signum
-        signal.signal(signum, signal.SIG_DFL)
+        patient = signum == signal.SIGUSR2  # it may come from the scheduler and from our starter
+        signal.signal(signum, signal.SIG_IGN if patient else signal.SIG_DFL)
 
 
 @contextmanager
 def watch_signals() -> Iterator[StopRequest]:
-    """Turn SIGTERM and SIGINT into a `StopRequest` while inside; restore the handlers after."""
+    """Turn these signals into a `StopRequest` while inside; restore the handlers after."""
     request = StopRequest()
     before = {signum: signal.getsignal(signum) for signum in _SIGNUMS}
     request.listen()

@@ -19,6 +19,7 @@ class ParallelConfig:
         nodes: machines, each with as many processes.
         replicas: of fsdp2: groups of processes that hold all weights together; each is as large as
             the others, and as a rule one node. 1 shards over all processes.
+        restarts: times that all processes go on from the newest checkpoint after one has died.
         offload: of fsdp2 on cuda: keep weights, gradients and averages in the CPU's memory.
         recompute: what is computed again in the backward pass instead of kept: none or blocks.
         accumulate: micro-batches that make up a step.
@@ -32,6 +33,7 @@ class ParallelConfig:
     devices: int = 1
     nodes: int = 1
     replicas: int = 1
+    restarts: int = 0
     offload: bool = False
     recompute: str = "none"
     accumulate: int = 1
@@ -62,8 +64,9 @@ class ParallelConfig:
                     f"parallel.{name}={getattr(self, name)} is not known: choose "
                     f"{', '.join(allowed[:-1])} or {allowed[-1]}"
                 )
-        least = {"threads": 0}
-        for name in ("devices", "nodes", "replicas", "accumulate", "threads", "runs"):
+        least = {"threads": 0, "restarts": 0}
+        names = ("devices", "nodes", "replicas", "restarts", "accumulate", "threads", "runs")
+        for name in names:
             if getattr(self, name) < least.get(name, 1):
                 raise ValueError(
                     f"parallel.{name}={getattr(self, name)} must be at least {least.get(name, 1)}"

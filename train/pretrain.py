@@ -12,6 +12,8 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 
@@ -36,6 +38,7 @@ from .checkpoints import (
 from .config import RunConfig
 from .folder import environment, run_folder, write_json
 from .interrupts import StopRequest, watch_signals
+from .launch import is_worker
 from .lock import is_first_process, locked
 from .logging import loggers_of
 from .module import PretrainModule
@@ -228,6 +231,8 @@ def _trainer(
         deterministic=config.deterministic,
         logger=loggers,
         callbacks=callbacks,
+        # Not what Lightning would find: under SLURM it would take a job's one task for its world.
+        plugins=[TorchElasticEnvironment() if is_worker() else LightningEnvironment()],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -1,0 +1,202 @@
+"""Who starts the processes of a run: the job itself, a sweep, torchrun, SLURM, a search."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.train.runs import SMALL, launch, metrics, snapshot, start, wait_for_rows
+from train.launch import starts_processes
+from train.parallel_config import ParallelConfig
+from train.returns import check_returns, returned
+from train.sbatch import script
+from train.schema import register_schemas
+
+QUICK = ("experiment=smoke", *SMALL, "parallel=cpu", "trainer.validate_every=0")
+TWO = (*QUICK, "parallel.devices=2")
+
+
+def wait_until(true: Callable[[], Any], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def workers(process: subprocess.Popen[str]) -> list[int]:
+    """The processes that a job has started."""
+    listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    return [int(pid) for pid in listed.split()]
+
+
+@pytest.mark.multiprocess
+@pytest.mark.timeout(300)
+def test_a_sweep_of_four_runs_of_two_processes_leaves_four_folders(tmp_path: Path) -> None:
+    """The launcher of Lightning would have made a second sweep of it in rank 1."""
+    sweep = ("-m", *TWO, "trainer.max_steps=3", "parallel.runs=2", "seed=0,1,2,3")
+    status, out, err = launch("train", *sweep, cwd=tmp_path)
+    assert status == 0, err
+    folders = [line.removeprefix("run: ") for line in out.splitlines()]
+    there = [path for path in (tmp_path / "runs" / "smoke").iterdir() if path.name[0] != "."]
+    assert sorted(tmp_path / folder for folder in folders) == sorted(there)
+    assert len(there) == 4
+    assert all(len(metrics(folder)) == 3 for folder in there)
+
+    before = [snapshot(folder) for folder in there]
+    shutil.rmtree(there[0] / "checkpoints" / "step-0000003")  # broken: to be taken up again
+    (there[0] / "metrics.csv").unlink()
+    status, out, err = launch("train", *sweep, cwd=tmp_path)
+    assert status == 0, err
+    assert len(metrics(there[0])) == 3
+    assert [snapshot(folder) for folder in there[1:]] == before[1:]
+
+
+@pytest.mark.multiprocess
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads Linux's process table")
+def test_processes_die_together_go_on_and_stop_politely(tmp_path: Path) -> None:
+    """One is killed and all go on; one is killed for good; the job is asked to stop; it ends."""
+    command = (*TWO, "trainer.max_steps=300", "trainer.checkpoint_every=10")
+    runs = tmp_path / "runs" / "smoke"
+
+    process = start("train", *command, "parallel.restarts=1", cwd=tmp_path)
+    try:
+        wait_for_rows(runs, 30, process)
+        (run,) = runs.iterdir()
+        first = workers(process)
+        os.kill(first[-1], signal.SIGKILL)
+        wait_until(lambda: len(workers(process)) == 2 and not set(workers(process)) & set(first))
+        wait_for_rows(runs, 60, process)
+        os.kill(workers(process)[-1], signal.SIGKILL)
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert (process.returncode, out) == (137, "")
+    assert "train: process 1 was killed by SIGKILL; the same command goes on from" in err
+
+    process = start("train", *command, cwd=tmp_path)
+    try:
+        wait_for_rows(runs, 90, process)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert (process.returncode, out) == (143, "")
+    assert err.count("saved; the same command goes on from there") == 1
+
+    status, out, err = launch("train", *command, cwd=tmp_path)
+    assert (status, out) == (0, f"run: {run.relative_to(tmp_path)}\n"), err
+    assert [int(row["step"]) for row in metrics(run)] == list(range(1, 301))
+
+
+@pytest.mark.multiprocess
+@pytest.mark.timeout(300)
+def test_a_preempted_job_saves_is_queued_again_and_goes_on(tmp_path: Path) -> None:
+    """With submitit's local executor, which queues as SLURM does."""
+    pytest.importorskip("submitit")
+    command = ("launcher=submitit", *QUICK, "trainer.max_steps=400")
+    process = start("train", *command, "trainer.checkpoint_every=400", cwd=tmp_path)
+    try:
+        wait_for_rows(tmp_path / "runs" / "smoke", 40, process, "[a-z]*")
+        job = next((tmp_path / "runs" / "smoke" / ".sweep" / ".submitit").glob("[0-9]*"))
+        controller = int(job.name)
+        listed = Path(f"/proc/{controller}/task/{controller}/children").read_text()
+        os.kill(int(listed.split()[0]), signal.SIGUSR2)
+        _, err = process.communicate(timeout=200)
+    finally:
+        process.kill()
+    assert process.returncode == 0, err
+    (run,) = (tmp_path / "runs" / "smoke").glob("[a-z]*")
+    assert [int(row["step"]) for row in metrics(run)] == list(range(1, 401))
+    log = "".join(path.read_text() for path in job.glob("*.err"))
+    assert "saved; the same command goes on from there" in log
+    assert log.count("training transformer, seed 0, from the beginning") == 1
+    assert log.count("training transformer, seed 0, from step ") == 1
+
+
+@pytest.mark.multiprocess
+@pytest.mark.timeout(300)
+def test_a_search_weighs_accuracy_against_cost_and_tells_the_same_again(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    search = (
+        *("sweep=optuna", *QUICK, "trainer.max_steps=3", "hydra.sweeper.n_trials=3"),
+        *("eval.items=4", "eval.latency_items=0", "eval.tasks.s3_swaps.levels=[2]"),
+        *("backbone.num_layers=choice(1,2)", "optim.lr=tag(log,interval(0.001,0.1))"),
+    )
+    status, out, err = launch("train", *search, cwd=tmp_path)
+    assert status == 0, err
+    runs = [tmp_path / line.removeprefix("run: ") for line in out.splitlines() if "run: " in line]
+    assert len(runs) == 3
+    found = yaml.safe_load(
+        (tmp_path / "runs" / "smoke" / ".sweep" / "optimization_results.yaml").read_text()
+    )
+    told = [list(returned(run, ["accuracy", "model_flops"])) for run in runs]
+    assert all(solution["values"] in told for solution in found["solutions"])
+
+    before = [snapshot(run) for run in runs]
+    again = launch("train", *search, cwd=tmp_path)
+    assert again[:2] == (0, out)
+    assert [snapshot(run) for run in runs] == before
+
+
+@pytest.mark.nightly
+@pytest.mark.multiprocess
+@pytest.mark.timeout(300)
+def test_a_run_of_a_search_may_fail(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    search = ("sweep=optuna", *QUICK, "trainer.max_steps=3", "returns=[validation_loss]")
+    wrong = ("hydra.sweeper.direction=minimize", "trainer.validate_every=3", "optim.lr=choice(0,1)")
+    status, out, err = launch(
+        "train", *search, *wrong, "hydra.sweeper.n_trials=6", "eval.after_training=false",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert status == 0, err
+    assert "run: " in out
+    assert "train: optim.lr=0" in err
+
+
+def test_sbatch_shows_an_array_of_a_job_for_each_run() -> None:
+    pytest.importorskip("submitit")
+    register_schemas()
+    asked = ("launcher=slurm", "hydra.launcher.partition=gpu", "experiment=smoke")
+    cluster = ("parallel.nodes=2", "parallel.devices=8", "trainer.rows_per_step=64")
+    lines = script([*asked, *cluster, "seed=0,1,2", "optim.lr=0.01,0.02"]).splitlines()
+    for option in (
+        *("array=0-5%6", "partition=gpu", "nodes=2", "ntasks-per-node=1", "gpus-per-node=8"),
+        *("job-name=smoke", "requeue", "signal=USR2@300", "time=1440"),
+    ):
+        assert f"#SBATCH --{option}" in lines
+    assert "#SBATCH --array=0-2%3" in script([*asked, "sweep=seeds"]).splitlines()
+    assert "--array" not in script(asked)
+    with pytest.raises(ValueError, match="add launcher=slurm"):
+        script(["experiment=smoke"])
+
+
+def test_several_machines_are_started_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert not starts_processes(ParallelConfig())
+    assert starts_processes(ParallelConfig(devices=2))
+    with pytest.raises(ValueError, match="torchrun --nnodes=2 --nproc-per-node=8 "):
+        starts_processes(ParallelConfig(devices=8, nodes=2))
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    assert not starts_processes(ParallelConfig(devices=8, nodes=2))
+    with pytest.raises(ValueError, match="torchrun started 16 processes, but"):
+        starts_processes(ParallelConfig(devices=8))
+
+
+def test_what_a_search_asks_must_be_known() -> None:
+    check_returns(["validation_loss"], evaluated=False)
+    check_returns(["accuracy", "total_steps"], evaluated=True)
+    with pytest.raises(ValueError, match="returns=cost is not known: choose some of accuracy, "):
+        check_returns(["cost"], evaluated=True)
+    with pytest.raises(ValueError, match=r"returns=accuracy comes from .* set eval.after_training"):
+        check_returns(["accuracy"], evaluated=False)
