@@ -94,25 +94,26 @@ def _gathered(units: list[UnitSize]) -> float:
     return FLOAT * float(root + max(pairs))
 
 
-def largest_rows(memory: Callable[[int], Memory], limit: float, start: Memory) -> int:
-    """Return the most rows of a micro-batch that fit under a limit, 0 where not even one does.
+def largest_rows(memory: Callable[[int], Memory], limit: float, start: Memory, most: int) -> int:
+    """Return how many rows of a micro-batch fit under a limit: 0 to `most`.
 
-    Memory grows in proportion to rows but for some rounding, so two sizes tell where to look; the
-    answer itself is run.
+    Memory grows nearly in proportion to rows, so two sizes tell where to look; the answer itself is
+    run, and above a hundred rows it is found to a percent.
     """
     known = lru_cache(None)(lambda rows: start if rows == start.rows else memory(rows))
-    one = known(1)
-    if one.total > limit:
+    one = known(1).total
+    if one > limit:
         return 0
-    each = max(1.0, known(2).total - one.total)
-    low, high = 1, None
-    guess = 1 + int((limit - one.total) / each)
+    if most == 1:
+        return 1
+    each = known(2).total - one
+    low, high = 1, 0
     for _ in range(GUESSES):
-        if known(guess).total <= limit:
-            low = guess
-        else:
-            high = guess
-        if high == low + 1:
+        guess = max(low + 1, 1 + int((limit - one) / max(1.0, each)))
+        guess = min(guess, high - 1 if high else most)
+        held = known(guess).total
+        low, high = (guess, high) if held <= limit else (low, guess)
+        if low == most or (high and high - low <= max(1, low // 100)):
             break
-        guess = low + 1 if high is None else max(low + 1, high - 1)
+        each = (held - one) / (guess - 1)
     return low

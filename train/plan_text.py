@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from eval.table import Entry, Table
 
 from .gpus import GIB
-from .planning import Plan
+from .planning import LOOKED_ROWS, Plan
 
 _GIGA = 1e9
 
@@ -36,9 +36,10 @@ def verdict(plan: Plan) -> str:
         return "memory: not predicted (see the notes); try one real run"
     held, limit = plan.memory.total / GIB, plan.limit / GIB
     if plan.fits:
+        more = " at least" if plan.largest and plan.largest >= LOOKED_ROWS else ""
         return (
-            f"fits: {held:.1f} GiB of the {limit:.1f} that may be used; largest micro-batch: "
-            f"{plan.largest} rows per GPU"
+            f"fits: {held:.1f} GiB of the {limit:.1f} that may be used; largest micro-batch:"
+            f"{more} {plan.largest} rows per GPU"
         )
     if plan.largest:
         return (

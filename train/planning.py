@@ -27,6 +27,10 @@ SAMPLED_STEPS = 1000
 """Steps of a run that are looked at, evenly spread, to see what they draw."""
 
 
+LOOKED_ROWS = 64
+"""Rows of a micro-batch up to which is looked for the largest, even where the batch has fewer."""
+
+
 @dataclass(frozen=True)
 class Work:
     """What is trained, and how a step of it is cut up.
@@ -70,7 +74,8 @@ class Plan:
         layout: how GPUs share the work.
         memory: what a GPU holds at most; None where that can't be told.
         limit: bytes that it may hold.
-        largest: most rows of a micro-batch that fit; None where that can't be told.
+        largest: most rows of a micro-batch that fit, of those that the global batch has for a GPU
+            or `LOOKED_ROWS`; None where that can't be told.
         traffic: what a GPU sends in a step.
         time: of a step.
         muon: what its matrices take.
@@ -120,7 +125,8 @@ def make_plan(config: RunConfig, settings: PlanSettings) -> Plan:
     largest = None
     if memory is not None:
         at = _memory_at(work, units, chosen)
-        largest = largest_rows(at, limit, memory)
+        share = config.trainer.rows_per_step // settings.world
+        largest = largest_rows(at, limit, memory, max(share, work.asked.rows, LOOKED_ROWS))
     muon = muon_work(work.asked.backbone, work.asked.optim, chosen.shards)
     traffic = traffic_of(units, chosen, settings, work.accumulate, muon)
     flops = (work.flops + work.rerun_flops) / work.world + muon.flops

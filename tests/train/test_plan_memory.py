@@ -131,8 +131,8 @@ def test_the_largest_batch_fits_and_the_next_one_does_not(limit: float) -> None:
     def memory(rows: int) -> Memory:
         return Memory({"rows": 97 * rows + rows % 3}, rows)
 
-    found = largest_rows(memory, limit, memory(4))
-    assert found == max(n for n in range(30) if n == 0 or memory(n).total <= limit)
+    found = largest_rows(memory, limit, memory(4), 30)
+    assert found == max(n for n in range(31) if n == 0 or memory(n).total <= limit)
 
 
 def test_what_depends_on_contents_is_not_guessed() -> None:
