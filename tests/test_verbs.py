@@ -59,6 +59,7 @@ HELPS = {
     "data.inspect": "python -m data.inspect task=",
     "train": "run: FOLDER",
     "train.study": "python -m train.study experiment=quickstart",
+    "train.plan": "plan: FILE",
     "train.concepts": "concepts: FOLDER",
     "train.publish": "export: PLACE",
     "eval": "python -m eval run=",

@@ -42,7 +42,7 @@ def training_cost(
     itself as well; what it took to train it isn't.
     """
     rows = corpus.split("train")
-    steps = _kinds_of_steps(backbone, config, plan)
+    steps = kinds_of_steps(backbone, config, plan)
     share = config.trainer.rows_per_step / rows.num_rows
     asks = backbone.latent.fits_questions
     lengths = {kind.thinking: documents_of(rows, kind.thinking, asks) for kind in steps}
@@ -113,11 +113,13 @@ class StepKind:
     thinking: Rule | None = None
 
 
-def _kinds_of_steps(backbone: Backbone, config: RunConfig, plan: StagePlan) -> Counter[StepKind]:
-    """How many steps of the run are of each kind."""
+def kinds_of_steps(
+    backbone: Backbone, config: RunConfig, plan: StagePlan, stride: int = 1
+) -> Counter[StepKind]:
+    """How many steps of the run are of each kind; of every `stride`-th, where all are too many."""
     kinds: Counter[StepKind] = Counter()
     rules = [stage.thinking.rule(config.backbone.latent) for stage in plan.stages]
-    for step in range(config.trainer.max_steps):
+    for step in range(0, config.trainer.max_steps, stride):
         place = plan.place(step)
         objective = plan.stages[place.stage].objective
         where = (place.stage, place.step, place.steps, config.trainer.rows_per_step)

@@ -1,0 +1,150 @@
+"""`python -m train.plan`: memory, communication, time and money of a run, before paying for it."""
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from data.atomic import write_atomically
+from data.errors import plain_message
+from eval.terminal import console, print_table
+from eval.verb import read_settings
+
+from .config import RunConfig
+from .folder import write_json
+from .plan_check import check_plan
+from .plan_scaling import scaling_table
+from .plan_settings import PlanSettings
+from .plan_text import assumptions, headline, plan_tables, verdict
+from .planning import Plan, make_plan, plain
+from .schema import register_schemas, to_config
+
+HELP = """\
+Say what a run would hold, send, take and cost on GPUs that you don't have yet; nothing is trained,
+no GPU is needed, and the last line printed is `plan: FILE`.
+
+  python -m train.plan experiment=smoke
+  python -m train.plan backbone=transformer size=7b data.context=4096 vocab=32768 world=512 \\
+      gpu=h100 trainer.rows_per_step=1024 price=2.5
+  python -m train.plan backbone=gdn_hybrid size=1b gpu=rtx4090 recompute=blocks rows=1
+  python -m train.plan experiment=smoke check=true     train three steps on this GPU and compare
+
+Every setting of `python -m train` goes, and beside them:
+
+  world=N                   GPUs in all; gpus_per_node=8 of them share fast links
+  gpu=NAME                  h100, h200, a100, b200, rtx4090, or cpu (this machine)
+  strategy=NAME             single, ddp, fsdp2, hybrid, or auto: the first that fits
+  replicas=N                copies of a sharded run; hybrid makes one per node
+  recompute=none|blocks     make a block's activations again in the backward pass
+  rows=N                    rows of a GPU's micro-batch (default: trainer.rows_per_step over GPUs
+                            and parallel.accumulate)
+  vocab=N                   rows of the embedding, where the corpus's tokenizer isn't made yet
+  flash_attn=true           the flash-attn package is installed there
+  price=X                   money for a GPU-hour
+  output=FILE               JSON with every figure (default: runs/EXPERIMENT/plans/...)
+  table=true                make the table of docs/scaling.md instead (output=FILE.md)
+
+What is assumed, each to be set to what you measured:
+
+  usable=0.92               share of a GPU's memory to fill
+  peak_fraction=0.35        FLOP/s reached over the peak rate; check=true says yours. Llama 3 405B
+                            reached 0.38 to 0.43 (bf16, H100; arXiv 2407.21783, table 4)
+  link_fraction=0.7         bytes/s reached over the links' rate
+  overlap=0.7               share of computing that communication hides behind
+  hop_us=10                 microseconds that each doubling of a group adds to a collective
+"""
+
+_FAULTS = (ValueError, HydraException, OmegaConfBaseException)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the verb; return its exit status."""
+    if not arguments or set(arguments) & {"-h", "--help", "help"}:
+        print(HELP, end="")
+        return 0 if arguments else 2
+    register_schemas()
+    try:
+        settings, overrides = read_plan_settings(arguments)
+        if settings.table:
+            return _write_table(settings, overrides, arguments)
+        config = compose_run(overrides)
+        plan = make_plan(config, settings)
+        show(plan, console())
+        for line in check_plan(plan) if settings.check else ():
+            print(line)
+        path = Path(settings.output) if settings.output else _path(config, plan)
+        write_json(path, {"command": _command(arguments), **plain(plan)})
+    except _FAULTS as error:
+        message = plain_message(error) or " ".join(str(error).split())
+        print(f"plan: {message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("plan: stopped", file=sys.stderr)
+        return 130
+    print(f"plan: {path}")
+    if plan.fits is False:
+        print(f"plan: {verdict(plan)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def read_plan_settings(arguments: Sequence[str]) -> tuple[PlanSettings, list[str]]:
+    """Part the plan's own settings from the run's overrides.
+
+    Raises:
+        ValueError: on a value of the wrong type, or one that can't be.
+    """
+    names = {field.name for field in fields(PlanSettings)}
+    own = [argument for argument in arguments if argument.partition("=")[0] in names]
+    settings = read_settings(PlanSettings, own)
+    settings.validate()
+    return settings, [argument for argument in arguments if argument not in own]
+
+
+def compose_run(overrides: Sequence[str]) -> RunConfig:
+    """Compose and check a run as `python -m train` does."""
+    with initialize_config_module(config_module="configs", version_base="1.3"):
+        return to_config(compose("train", list(overrides)))[0]
+
+
+def show(plan: Plan, to: Console) -> None:
+    """Print a plan."""
+    to.print(headline(plan), soft_wrap=True)
+    to.print(verdict(plan), soft_wrap=True)
+    for table in plan_tables(plan):
+        print_table(table, to)
+    for line in assumptions(plan):
+        to.print(f"- {line}", soft_wrap=True)
+
+
+def _path(config: RunConfig, plan: Plan) -> Path:
+    name = f"{config.backbone.name}-{plan.layout.world}x{plan.gpu.name}-{plan.layout.strategy}"
+    return Path(config.runs) / config.experiment_name / "plans" / f"{name}.json"
+
+
+def _write_table(settings: PlanSettings, overrides: Sequence[str], arguments: Sequence[str]) -> int:
+    """Write the table and its figures anew after each part: a large one takes long."""
+    path = Path(settings.output or "runs/plans/scaling.md")
+    lines, figures = [f"Made by `{_command(arguments)}`.", ""], []
+    for more, found in scaling_table(settings, lambda own: compose_run([*own, *overrides])):
+        lines, figures = lines + more, figures + found
+        write_atomically(path, "\n".join(lines).encode())
+        text = json.dumps(figures, indent=1) + "\n"
+        write_atomically(path.with_suffix(".json"), text.encode())
+    print(f"plan: {path}")
+    return 0
+
+
+def _command(arguments: Sequence[str]) -> str:
+    return shlex.join(["python", "-m", "train.plan", *arguments])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

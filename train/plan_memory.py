@@ -1,0 +1,119 @@
+"""Bytes that a GPU of the run holds at the worst moment of a step, by part.
+
+One GPU's step is run without contents (`train.plan_step`), with what is sharded counted by the
+share that the GPU holds (`train.plan_shards`); what only several GPUs need comes on top:
+
+    gradient buckets    ddp: copies of all gradients, to add up over GPUs
+    gathered weights    fsdp2: the root's, which stay, and two neighbouring units' (one runs, the
+                        next is on its way)
+
+A unit's gradients are whole until all are there, and a copy of them is sent: the step is run so.
+With parallel.accumulate > 1 all gradients stay whole until the last micro-batch.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from .plan_settings import Layout
+from .plan_shards import FLOAT, UnitSize
+from .plan_step import StepAsked, held_by_step
+from .plan_tracker import GRADIENTS, OPTIMIZER, STEP, WEIGHTS
+
+BUCKETS, GATHERED = "gradient buckets", "gathered weights"
+GUESSES = 6
+_known: dict[str, dict[str, int]] = {}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a GPU holds at most.
+
+    Attributes:
+        parts: bytes by part.
+        rows: rows of its micro-batch.
+    """
+
+    parts: Mapping[str, float]
+    rows: int
+
+    @property
+    def total(self) -> float:
+        """Bytes held."""
+        return sum(self.parts.values())
+
+
+def memory_of(asked: StepAsked, units: list[UnitSize], layout: Layout, accumulate: int) -> Memory:
+    """Return what a GPU holds at most in a step.
+
+    Raises:
+        NotPredicted: what the step runs depends on what is read.
+    """
+    sharded = layout.shards > 1
+    shares = shares_of(units, asked.optim.kind, accumulate) if sharded else {}
+    reduced = sharded and accumulate == 1
+    held = _held(replace(asked, shares=shares, reduced=reduced))
+    parts = {part: size * shares.get(part, 1.0) for part, size in held.items()}
+    if layout.strategy == "ddp":
+        parts[BUCKETS] = FLOAT * sum(unit.whole for unit in units)
+    if sharded:
+        parts[GATHERED] = _gathered(units)
+    return Memory(parts, asked.rows)
+
+
+def _held(asked: StepAsked) -> dict[str, int]:
+    """Run a step once: strategies and cluster sizes often ask for the same."""
+    key = repr(asked)
+    if key not in _known:
+        _known[key] = held_by_step(asked)
+    return _known[key]
+
+
+def shares_of(units: list[UnitSize], optim: str, accumulate: int) -> dict[str, float]:
+    """Return which share of each sharded part the first process holds."""
+    whole = sum(unit.whole for unit in units)
+    own = sum(unit.own for unit in units)
+    matrices = sum(unit.own_matrices for unit in units)
+    all_matrices = sum(unit.whole_matrices for unit in units)
+    moments = (2 * own, 2 * whole)
+    if optim == "muon":  # one average of a matrix, two of the rest
+        moments = (2 * own - matrices, 2 * whole - all_matrices)
+    return {
+        WEIGHTS: own / whole,
+        GRADIENTS: own / whole if accumulate == 1 else 1.0,
+        OPTIMIZER: moments[0] / moments[1],
+        # Muon puts a whole matrix together again; AdamW works on its shards.
+        STEP: 1.0 if optim == "muon" else own / whole,
+    }
+
+
+def _gathered(units: list[UnitSize]) -> float:
+    inner = [unit.whole for unit in units if not unit.is_root] or [0]
+    pairs = [sum(pair) for pair in zip(inner, [*inner[1:], 0], strict=True)]
+    root = sum(unit.whole for unit in units if unit.is_root)
+    return FLOAT * float(root + max(pairs))
+
+
+def largest_rows(memory: Callable[[int], Memory], limit: float, start: Memory, most: int) -> int:
+    """Return how many rows of a micro-batch fit under a limit: 0 to `most`.
+
+    Memory grows nearly in proportion to rows, so two sizes tell where to look; the answer itself is
+    run, and above a hundred rows it is found to a percent.
+    """
+    known = lru_cache(None)(lambda rows: start if rows == start.rows else memory(rows))
+    one = known(1).total
+    if one > limit:
+        return 0
+    if most == 1:
+        return 1
+    each = known(2).total - one
+    low, high = 1, 0
+    for _ in range(GUESSES):
+        guess = max(low + 1, 1 + int((limit - one) / max(1.0, each)))
+        guess = min(guess, high - 1 if high else most)
+        held = known(guess).total
+        low, high = (guess, high) if held <= limit else (low, guess)
+        if low == most or (high and high - low <= max(1, low // 100)):
+            break
+        each = (held - one) / (guess - 1)
+    return low

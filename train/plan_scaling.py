@@ -1,0 +1,101 @@
+"""The table of docs/scaling.md: three families at three sizes, from one GPU to a cluster."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from .config import RunConfig
+from .gpus import GIB
+from .plan_settings import PlanSettings
+from .plan_text import count
+from .planning import Plan, make_plan, plain
+
+TOKENS_PER_PARAMETER = 20
+"""Length of each run: about what Hoffmann et al. (arXiv 2203.15556) found best for its compute."""
+RECOMPUTE = ("none", "blocks")
+Compose = Callable[[Sequence[str]], RunConfig]
+_HEADS = (
+    "GPUs",
+    "strategy",
+    "recompute",
+    "rows per GPU",
+    "memory",
+    "step",
+    "tokens/s",
+    "GPU-hours",
+)
+
+
+def scaling_table(
+    settings: PlanSettings, compose: Compose
+) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
+    """Yield a table in Markdown for each size and family, and the figures of its lines.
+
+    Each line has the least that fits: no recomputation before some, ddp before fsdp2; with the most
+    rows per GPU that fit, up to what a global batch has for each.
+    """
+    for size in settings.sizes:
+        for family in settings.families:
+            plans = {}
+            for world in settings.worlds:
+                print(f"{family} {size} on {world}", file=sys.stderr, flush=True)
+                plans[world] = _least(family, size, world, compose, settings)
+            figures = [{"size": size, "world": world} | _of(plan) for world, plan in plans.items()]
+            lines = [_line(world, plan) for world, plan in plans.items()]
+            yield [*_heading(family, size, plans.values()), *lines, ""], figures
+
+
+def _heading(family: str, size: str, plans: Iterable[Plan | None]) -> list[str]:
+    known = [count(plan.work.parameters) for plan in plans if plan is not None]
+    title = f"### {family}, size={size}" + (f": {known[0]} parameters" if known else "")
+    return [title, "", f"| {' | '.join(_HEADS)} |", "|" + " --- |" * len(_HEADS)]
+
+
+def _least(
+    family: str, size: str, world: int, compose: Compose, settings: PlanSettings
+) -> Plan | None:
+    config = compose([f"backbone={family}", f"size={size}"])
+    strategies = ("single",) if world == 1 else ("ddp", "fsdp2")
+    for recompute in RECOMPUTE:
+        for strategy in strategies:
+            plan = _fitted(
+                config, replace(settings, world=world, strategy=strategy, recompute=recompute)
+            )
+            if plan is not None:
+                return plan
+    return None
+
+
+def _fitted(config: RunConfig, settings: PlanSettings) -> Plan | None:
+    """The plan with the most rows per GPU that fit and divide the batch; None where none do."""
+    each = config.trainer.rows_per_step // settings.world
+    one = make_plan(config, replace(settings, rows=1))
+    if not one.largest:
+        return None
+    rows = max(n for n in range(1, min(each, one.largest) + 1) if each % n == 0)
+    plan = one if rows == 1 else make_plan(config, replace(settings, rows=rows))
+    steps = -(-TOKENS_PER_PARAMETER * plan.work.parameters // plan.work.tokens_per_step)
+    return replace(plan, work=replace(plan.work, steps=steps))
+
+
+def _line(world: int, plan: Plan | None) -> str:
+    if plan is None:
+        return f"| {world} | none fits |" + " |" * (len(_HEADS) - 2)
+    assert plan.memory is not None
+    rows = f"{plan.work.asked.rows} x {plan.work.accumulate}"
+    entries = [
+        str(world),
+        plan.layout.strategy,
+        plan.settings.recompute,
+        rows,
+        f"{plan.memory.total / GIB:.1f} GiB",
+        f"{plan.time.step:.3g} s",
+        count(plan.work.tokens_per_step / plan.time.step),
+        f"{plan.gpu_hours:,.0f}",
+    ]
+    return f"| {' | '.join(entries)} |"
+
+
+def _of(plan: Plan | None) -> dict[str, Any]:
+    return {"fits": False} if plan is None else plain(plan)
