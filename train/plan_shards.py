@@ -21,7 +21,7 @@ from models.backbone import Backbone
 from models.config import BackboneConfig
 
 from .optim import hidden_matrices
-from .plan_units import shard_units
+from .sharding import shard_units
 
 FLOAT = 4
 """Bytes of a parameter: float32 whatever the autocast."""
@@ -52,7 +52,7 @@ def unit_sizes(config: BackboneConfig, shards: int) -> list[UnitSize]:
     """Return each unit's size, the root last; one shard is the whole backbone."""
     with torch.device("meta"):
         backbone = Backbone(config)
-    units = shard_units(backbone)
+    units = [*shard_units(backbone), backbone]
     names = {id(module): name for name, module in backbone.named_modules()}
     matrices = {name for name, _ in hidden_matrices(backbone)}
     before = _counts(units, names), _counts(units, names, matrices)

@@ -36,7 +36,7 @@ from .objective_config import ObjectiveConfig
 from .optim import OptimConfig, RoleOptimizer
 from .plan_like_cuda import LikeCuda
 from .plan_tracker import BACKWARD, GRADIENTS, OPTIMIZER, STEP, UNREDUCED, WEIGHTS, LiveBytes
-from .plan_units import shard_units
+from .sharding import shard_units
 from .stage import set_trainable
 
 BATCH, LOSS = "batch", "loss and logits"
@@ -162,7 +162,8 @@ def _warm(objective: Objective, asked: StepAsked, tracker: LiveBytes) -> RoleOpt
     trained = [p for p in objective.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.grad = torch.empty_like(parameter)
-    for unit in shard_units(objective.backbone) if asked.reduced else [objective]:
+    units = [*shard_units(objective.backbone), objective.backbone]
+    for unit in units if asked.reduced else [objective]:
         _collect_gradients(unit, asked.reduced, tracker)
     tracker.assign((p.grad for p in trained if p.grad is not None), GRADIENTS)
     with tracker.owner(STEP):

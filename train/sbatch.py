@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from math import prod
-from typing import Any, cast
+from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser

@@ -32,8 +32,8 @@ from train.plan_settings import Layout, PlanSettings
 from train.plan_shards import unit_sizes
 from train.plan_step import NotPredicted, StepAsked, held_by_step
 from train.plan_tracker import GRADIENTS, OPTIMIZER, WEIGHTS
-from train.plan_units import shard_units
 from train.planning import make_plan
+from train.sharding import shard_units
 
 NEAR = 0.10
 MIXERS = {"attn": AttentionConfig(), "gdn": GatedDeltaNetConfig()}
@@ -151,7 +151,7 @@ def _sharded_steps(rank: int, folder: str, asked: StepAsked) -> None:
         with torch.device("meta"):
             made = Backbone(asked.backbone)
         made.depth.counts = lambda draws: list(asked.loops)
-        for unit in shard_units(made):
+        for unit in [*shard_units(made), made]:
             fully_shard(unit, mesh=mesh)
         made.to_empty(device="cpu")
         for parameter in made.parameters():
