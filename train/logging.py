@@ -1,6 +1,7 @@
 """Who is told about a run: W&B, through Lightning's logger."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 KINDS = ("none", "wandb")
 MODES = ("offline", "online")
+Alert = Callable[[str, str], None]
+"""Tells people, by a title and a line, that something happened that they may have to look at."""
 
 
 @dataclass
@@ -51,6 +54,21 @@ def loggers_of(
         _finish(loggers, exit_code=1)
         raise
     _finish(loggers, exit_code=0)
+
+
+def alert_of(loggers: list[Logger]) -> Alert:
+    """Return what sends an alert to whoever is told of the run; it never fails the run.
+
+    Only the first process tells. Offline, the alert is sent when the run is.
+    """
+
+    def alert(title: str, text: str) -> None:
+        for logger in loggers:
+            if isinstance(logger, WandbLogger):
+                with contextlib.suppress(Exception):
+                    logger.experiment.alert(title=title, text=text, level="ERROR")
+
+    return alert
 
 
 def _finish(loggers: list[WandbLogger], exit_code: int) -> None:

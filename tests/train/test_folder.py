@@ -30,6 +30,8 @@ FREE = (
     *("data.name", "data.root", "data.workers", "data.verify"),
     *("trainer.compile", "trainer.checkpoint_every", "trainer.keep_last"),
     *("trainer.validate_every", "trainer.validation_rows"),
+    *("trainer.log_every", "trainer.stall_seconds"),
+    "trainer.spike_",  # trainer.spike=none makes no use of them
 )
 OTHERS = {"parallel.accelerator": "auto", "trainer.precision": "bf16"}
 
