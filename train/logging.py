@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 KINDS = ("none", "wandb")
 MODES = ("offline", "online")
+ARTIFACTS = ("none", "final", "all")
 Alert = Callable[[str, str], None]
 """Tells people, by a title and a line, that something happened that they may have to look at."""
 
@@ -24,12 +25,15 @@ class LoggerConfig:
         mode: offline writes into the run folder (`wandb sync` sends it later); online sends.
         project: W&B project.
         group: W&B group; null is the experiment's name, so that a sweep stands together.
+        artifacts: what W&B keeps of a finished run: none, final (the last checkpoint), or all (also
+            its settings, costs and ledger).
     """
 
     kind: str = "wandb"
     mode: str = "offline"
     project: str = "pauca"
     group: str | None = None
+    artifacts: str = "none"
 
     def validate(self) -> None:
         """Raise ValueError, naming the key, where a value can't be."""
@@ -37,6 +41,15 @@ class LoggerConfig:
             raise ValueError(f"logger.kind={self.kind} is not known: choose {' or '.join(KINDS)}")
         if self.mode not in MODES:
             raise ValueError(f"logger.mode={self.mode} is not known: choose {' or '.join(MODES)}")
+        if self.artifacts not in ARTIFACTS:
+            raise ValueError(
+                f"logger.artifacts={self.artifacts} is not known: choose {', '.join(ARTIFACTS)}"
+            )
+        if self.artifacts != "none" and self.kind != "wandb":
+            raise ValueError(
+                f"logger.artifacts={self.artifacts} is kept by W&B, but logger.kind={self.kind}: "
+                "choose logger=wandb, or logger.artifacts=none"
+            )
 
 
 @contextmanager

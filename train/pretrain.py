@@ -27,6 +27,7 @@ from models.backbone import Backbone
 from models.config import to_dict
 from models.sizing import resolve
 
+from .artifacts import keep_artifacts
 from .callbacks import Checkpointer, ProgressBar, Recorder
 from .checkpoints import (
     CheckpointSaver,
@@ -93,6 +94,8 @@ def pretrain(config: RunConfig, plain: dict[str, Any]) -> Path:
         _train(config, plain, folder)
     if config.eval.after_training and is_first_process():
         _evaluate(config, folder)
+    if is_first_process():
+        keep_artifacts(config.logger, folder, config.experiment_name)
     return folder
 
 

@@ -102,6 +102,7 @@ class Watch:
     def __init__(self, root: nn.Module, rank: int, micro_batch: int) -> None:
         self.root, self.rank, self.micro_batch = root, rank, micro_batch
         self.first: Finding | None = None
+        self._places: dict[tuple[Any, int], tuple[str, str, bool]] = {}
 
     def note(self, phase: str, module: str, kind: str, detail: str) -> None:
         """Keep it, if it is the first."""
@@ -151,22 +152,30 @@ class Watch:
             for tensor in _tensors(output):
                 if kind := _kind(tensor):
                     self.note("forward", name, kind, f"in the forward pass, in {name}")
-                if tensor.requires_grad:
-                    detail = f"in the backward pass, in the gradient that comes back to {name}"
-                    tensor.register_hook(self._watch_gradient(name, detail))
+                came_back = f"in the backward pass, in the gradient that comes back to {name}"
+                self._watch_gradient(tensor, name, came_back, takes=False)
             for tensor in _tensors((args, kwargs)):
-                if tensor.requires_grad and not tensor.is_leaf:
-                    detail = f"in the backward pass, in the gradient that {name} hands on"
-                    tensor.register_hook(self._watch_gradient(name, detail))
+                hands_on = f"in the backward pass, in the gradient that {name} hands on"
+                self._watch_gradient(tensor, name, hands_on, takes=True)
 
         return hook
 
-    def _watch_gradient(self, name: str, detail: str) -> Callable[[Tensor], None]:
+    def _watch_gradient(self, tensor: Tensor, name: str, detail: str, takes: bool) -> None:
+        """Watch a gradient; of all that it may be named after, by the innermost that took it."""
+        if not tensor.requires_grad or tensor.grad_fn is None:
+            return
+        key = (tensor.grad_fn, tensor.output_nr)
+        known = key in self._places
+        if not known or (takes and not self._places[key][2]):
+            self._places[key] = (name, detail, takes)
+        if known:
+            return
+
         def hook(gradient: Tensor) -> None:
             if kind := _kind(gradient):
-                self.note("backward", name, kind, detail)
+                self.note("backward", self._places[key][0], kind, self._places[key][1])
 
-        return hook
+        tensor.register_hook(hook)
 
 
 def _kind(tensor: Tensor) -> str | None:
