@@ -16,7 +16,7 @@ KEPT_FILE = "artifacts.json"
 
 RECORDS = (
     *("config.yaml", "corpus.json", "cost.json", "environment.json", "metrics.csv"),
-    *("ledger.parquet", "report.html", "scores.json"),
+    *("ledger.parquet", "report.html", "evaluation.json"),
 )
 """Files of a run that are records of it; those that are there are kept."""
 
