@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Partial, Replicate
 
@@ -128,16 +129,15 @@ class Throughput:
         """Return the rates since the last time; all processes must come here.
 
         Args:
-            module: gathers over the processes.
+            module: its trainer knows the precision.
             flops: training FLOPs of a step, of all processes; None where that isn't known.
         """
         joules, mark = self._meter.joules(), self._joules
         spent = math.nan if joules is None or mark is None else joules - mark
         speed = self._forward_tokens / self._forward_seconds if self._forward_seconds else math.nan
         mine = [self._seconds, self._tokens, speed, spent]
-        gathered = module.all_gather(torch.tensor(mine, dtype=torch.float64, device=self.device))
-        assert isinstance(gathered, Tensor)
-        seconds, tokens, speeds, energies = gathered.view(-1, len(mine)).unbind(1)
+        gathered = _gathered(torch.tensor(mine, dtype=torch.float64, device=self.device))
+        seconds, tokens, speeds, energies = gathered.unbind(1)
         steps = self._counted
         self._begin_interval()
         if not steps:
@@ -158,6 +158,15 @@ class Throughput:
             return None
         gpu = known_gpu(torch.cuda.get_device_name(self.device))
         return None if gpu is None else gpu.rate(module.trainer.precision == "bf16-mixed")
+
+
+def _gathered(mine: Tensor) -> Tensor:
+    """Stack what each process has; all of them must come here."""
+    if not dist.is_initialized():
+        return mine[None]
+    parts = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, mine)
+    return torch.stack(parts)
 
 
 class Gauges(L.Callback):
