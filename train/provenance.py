@@ -187,10 +187,7 @@ def _kind(tensor: Tensor) -> str | None:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """Every float tensor in arguments or results, however they are put together.
-
-    Masks of minus infinity are no failure, and are left out with what stands in no float tensor.
-    """
+    """Every float tensor in arguments or results, however they are put together."""
     if isinstance(value, Tensor):
         if value.is_floating_point():
             yield value
