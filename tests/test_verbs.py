@@ -62,6 +62,7 @@ HELPS = {
     "train.plan": "plan: FILE",
     "train.concepts": "concepts: FOLDER",
     "train.publish": "export: PLACE",
+    "train.sync": "synced: FOLDER",
     "eval": "python -m eval run=",
     "eval.report": "python -m eval.report runs=",
     "eval.thoughts": "python -m eval.thoughts run=",

@@ -56,6 +56,8 @@ class Recorder(L.Callback):
 
     Attributes:
         validation_loss: of the step that was recorded last; NaN where it wasn't scored.
+        gradient_norm: of the step under way, before it is clipped.
+        cause: where a number that is none came from, in words.
     """
 
     def __init__(self, run: Path, validate_every: int, saver: CheckpointSaver) -> None:
@@ -71,16 +73,22 @@ class Recorder(L.Callback):
         self._reset()
 
     def _reset(self) -> None:
-        self._loss, self._tokens, self._gradient_norm = 0.0, 0, math.nan
+        self._loss, self._tokens, self.gradient_norm = 0.0, 0, math.nan
         self._measured: dict[str, float] = {}
         self._auxiliary: float | None = None
+        self._notes: dict[str, float] = {}
+        self.cause = ""
+
+    def note(self, name: str, value: float) -> None:
+        """Put a number that someone else measured beside the step under way."""
+        self._notes[name] = value
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any
     ) -> None:
         """Measure the gradient before it is clipped."""
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        self._gradient_norm = float(whole(torch.nn.utils.get_total_norm(gradients)))
+        self.gradient_norm = float(whole(torch.nn.utils.get_total_norm(gradients)))
 
     def on_train_batch_end(
         self,
@@ -108,13 +116,14 @@ class Recorder(L.Callback):
     def _end_step(self, trainer: L.Trainer, module: PretrainModule) -> None:
         step, data = trainer.global_step, _corpus_module(trainer)
         loss, tokens = _summed(trainer, self._loss / trainer.world_size, self._tokens)
-        self._check_finite(loss, data, step - 1)
+        if not self._notes.get("skipped"):
+            self._check_finite(loss, data, step - 1)
         row: dict[str, Any] = {
             "step": step,
             "stage": module.plan.stages[module.plan.place(step - 1).stage].name,
             "loss": loss,
             "learning_rate": module.optim.lr * module.plan.learning_rate_share(step - 1),
-            "gradient_norm": self._gradient_norm,
+            "gradient_norm": self.gradient_norm,
             "loops": module.loops_at(step - 1),
         }
         for name, mine in self._measured.items():
@@ -123,6 +132,7 @@ class Recorder(L.Callback):
             (row["auxiliary_loss"],) = _summed(trainer, self._auxiliary)
         if self.validate_every and step % self.validate_every == 0:
             row |= self._validate(trainer, module, data)
+        row |= self._notes
         self.validation_loss = row.get("validation_loss", math.nan)
         if self.writer is not None:
             self._write(self.writer, trainer.loggers, row, round(tokens))
@@ -167,13 +177,14 @@ class Recorder(L.Callback):
         writer.write(row | {"seconds": f"{time.perf_counter() - self._began:.3f}"})
 
     def _check_finite(self, loss: float, data: CorpusModule, step: int) -> None:
-        if math.isfinite(loss) and math.isfinite(self._gradient_norm):
+        if math.isfinite(loss) and math.isfinite(self.gradient_norm):
             return
         rows = data.steps_from(step).indices(step)
         self.saver.close()
         good = latest_checkpoint(self.run)
+        cause = f" ({self.cause})" if self.cause else ""
         raise NonFiniteLoss(
-            f"step {step + 1}: loss {loss}, gradient norm {self._gradient_norm}; the batch is"
+            f"step {step + 1}: loss {loss}, gradient norm {self.gradient_norm}{cause}; the batch is"
             f" rows {', '.join(map(str, rows[:8]))}{' ...' if len(rows) > 8 else ''} of "
             f"{data.corpus.path}/train; last good checkpoint: {good or 'none yet'}"
         )

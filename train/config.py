@@ -25,6 +25,7 @@ from .optim import OptimConfig
 from .parallel_config import ParallelConfig
 from .precision import PRECISIONS
 from .returns import check_returns
+from .spike_history import SPIKES
 from .stage import StageConfig, StagePlan, set_trainable
 from .thinking import check_thinking
 
@@ -45,6 +46,14 @@ class TrainerConfig:
             losses.
         validate_every: steps between validations; 0 is none.
         validation_rows: rows of the validation split to score.
+        log_every: steps between update ratios, throughput and energy in metrics.csv; 0 is at each
+            validation.
+        stall_seconds: a process in which no step has moved on for so long ends itself, and says
+            where everyone stands; longer than a validation and a save take. 0 is never.
+        spike: none, or skip: leave out the update of a step whose gradient spikes or is no number.
+        spike_factor: a gradient norm above so many times the median of those before is a spike.
+        spike_window: norms that the median is over; before so many steps only what is no number is
+            a spike.
     """
 
     max_steps: int = 1000
@@ -57,6 +66,11 @@ class TrainerConfig:
     keep_best: int = 0
     validate_every: int = 250
     validation_rows: int = 64
+    log_every: int = 0
+    stall_seconds: float = 1800.0
+    spike: str = "none"
+    spike_factor: float = 10.0
+    spike_window: int = 100
 
     def validate(self) -> None:
         """Raise ValueError, naming the key, where a value can't be."""
@@ -69,12 +83,20 @@ class TrainerConfig:
             ("validate_every", 0),
             ("validation_rows", 0),
             ("gradient_clip", 0),
+            ("log_every", 0),
+            ("stall_seconds", 0),
+            ("spike_factor", 1),
+            ("spike_window", 1),
         ):
             if not getattr(self, name) >= least:
                 raise ValueError(f"trainer.{name}={getattr(self, name)} must be at least {least}")
         if self.precision not in PRECISIONS:
             raise ValueError(
                 f"trainer.precision={self.precision} is not known: choose {', '.join(PRECISIONS)}"
+            )
+        if self.spike not in SPIKES:
+            raise ValueError(
+                f"trainer.spike={self.spike} is not known: choose {' or '.join(SPIKES)}"
             )
 
 

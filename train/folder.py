@@ -29,7 +29,9 @@ _NOT_LOSS_DETERMINING = (
     *("trainer.compile", "trainer.checkpoint_every", "trainer.keep_last"),
     "trainer.keep_best",
     *("trainer.validate_every", "trainer.validation_rows"),
+    *("trainer.log_every", "trainer.stall_seconds"),
 )
+_OF_SPIKES = ("spike", "spike_factor", "spike_window")
 
 
 def run_folder(config: RunConfig) -> Path:
@@ -60,6 +62,9 @@ def loss_hash(config: RunConfig) -> str:
     for path in _NOT_LOSS_DETERMINING:
         *parents, last = path.split(".")
         del reduce(getitem, parents, plain)[last]
+    if config.trainer.spike == "none":  # then they change nothing, and older runs had none
+        for name in _OF_SPIKES:
+            del plain["trainer"][name]
     text = json.dumps(plain, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 

@@ -95,6 +95,17 @@ GPUS = {gpu.name: gpu for gpu in _LISTED}
 NAMES = (*GPUS, "cpu")
 
 
+def known_gpu(device: str) -> Gpu | None:
+    """Return the stated figures of a device, by torch's name of it; None where none are listed.
+
+    The SXM kinds are meant: the same chip on a PCIe card is slower, and isn't listed.
+    """
+    words = set(device.lower().replace("rtx ", "rtx").replace("-", " ").split())
+    if words & {"pcie", "nvl", "mig"}:
+        return None
+    return next((GPUS[name] for name in GPUS if name in words), None)
+
+
 def find_gpu(name: str) -> Gpu:
     """Return a device's figures; those of `cpu` are measured now, on all threads of this process.
 

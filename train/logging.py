@@ -1,6 +1,7 @@
 """Who is told about a run: W&B, through Lightning's logger."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 KINDS = ("none", "wandb")
 MODES = ("offline", "online")
+ARTIFACTS = ("none", "final", "all")
+Alert = Callable[[str, str], None]
+"""Tells people, by a title and a line, that something happened that they may have to look at."""
 
 
 @dataclass
@@ -21,12 +25,15 @@ class LoggerConfig:
         mode: offline writes into the run folder (`wandb sync` sends it later); online sends.
         project: W&B project.
         group: W&B group; null is the experiment's name, so that a sweep stands together.
+        artifacts: what W&B keeps of a finished run: none, final (the last checkpoint), or all (also
+            its settings, costs and ledger).
     """
 
     kind: str = "wandb"
     mode: str = "offline"
     project: str = "pauca"
     group: str | None = None
+    artifacts: str = "none"
 
     def validate(self) -> None:
         """Raise ValueError, naming the key, where a value can't be."""
@@ -34,6 +41,15 @@ class LoggerConfig:
             raise ValueError(f"logger.kind={self.kind} is not known: choose {' or '.join(KINDS)}")
         if self.mode not in MODES:
             raise ValueError(f"logger.mode={self.mode} is not known: choose {' or '.join(MODES)}")
+        if self.artifacts not in ARTIFACTS:
+            raise ValueError(
+                f"logger.artifacts={self.artifacts} is not known: choose {', '.join(ARTIFACTS)}"
+            )
+        if self.artifacts != "none" and self.kind != "wandb":
+            raise ValueError(
+                f"logger.artifacts={self.artifacts} is kept by W&B, but logger.kind={self.kind}: "
+                "choose logger=wandb, or logger.artifacts=none"
+            )
 
 
 @contextmanager
@@ -51,6 +67,21 @@ def loggers_of(
         _finish(loggers, exit_code=1)
         raise
     _finish(loggers, exit_code=0)
+
+
+def alert_of(loggers: list[Logger]) -> Alert:
+    """Return what sends an alert to whoever is told of the run; it never fails the run.
+
+    Only the first process tells. Offline, the alert is sent when the run is.
+    """
+
+    def alert(title: str, text: str) -> None:
+        for logger in loggers:
+            if isinstance(logger, WandbLogger):
+                with contextlib.suppress(Exception):
+                    logger.experiment.alert(title=title, text=text, level="ERROR")
+
+    return alert
 
 
 def _finish(loggers: list[WandbLogger], exit_code: int) -> None:

@@ -18,6 +18,7 @@ from .objective import Objective
 from .objective_config import ObjectiveConfig
 from .optim import OptimConfig, RoleOptimizer
 from .sharding import gathered
+from .spike_history import SpikeHistory
 from .stage import StagePlan, set_trainable
 from .teacher import Teacher
 
@@ -60,6 +61,7 @@ class PretrainModule(L.LightningModule):
         self.rows_per_step, self.mask_id, self.teacher = rows_per_step, mask_id, teacher
         self.recompute_blocks, self.shard = recompute_blocks, shard
         self.objective: Objective | None = None
+        self.spikes, self._left_out = SpikeHistory(), False
         self._entered: int | None = None
 
     def configure_model(self) -> None:
@@ -165,14 +167,28 @@ class PretrainModule(L.LightningModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then even out the load of experts and memories over all processes."""
+        self._left_out = False
         super().optimizer_step(*args, **kwargs)
         for router in routers(self.net):
+            if self._left_out:
+                router.load_E.zero_()
+                continue
             router.load_E.copy_(self.trainer.strategy.reduce(router.load_E, reduce_op="sum"))
             router.balance()
 
+    def leave_out(self) -> None:
+        """Leave this step's update out: nothing that is trained moves, nor do averages."""
+        self.zero_grad(set_to_none=True)
+        self._left_out = True
+
+    def recall(self, notes: dict[str, Any]) -> None:
+        """Take what a checkpoint noted of the steps before it."""
+        self.spikes = SpikeHistory(**notes.get("spikes", {}))
+
     def notes(self) -> dict[str, Any]:
         """Return what rebuilds the backbone, asks it, and lets another corpus be refused."""
-        return {
+        seen = {"spikes": self.spikes.to_plain()} if self.spikes != SpikeHistory() else {}
+        return seen | {
             "backbone": self.backbone_data,
             "corpus": self.corpus_hash,
             "fill": self._last_objective().fill,

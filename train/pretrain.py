@@ -27,6 +27,7 @@ from models.backbone import Backbone
 from models.config import to_dict
 from models.sizing import resolve
 
+from .artifacts import keep_artifacts
 from .callbacks import Checkpointer, ProgressBar, Recorder
 from .checkpoints import (
     CheckpointSaver,
@@ -37,13 +38,17 @@ from .checkpoints import (
 )
 from .config import RunConfig
 from .folder import environment, run_folder, write_json
+from .gauges import Gauges
+from .heartbeat import Heartbeat
 from .interrupts import StopRequest, watch_signals
 from .launch import is_worker
 from .lock import is_first_process, locked
-from .logging import loggers_of
+from .logging import alert_of, loggers_of
 from .module import PretrainModule
 from .precision import resolve_accelerator, resolve_precision
 from .spending import training_cost
+from .spike_history import SpikeConfig
+from .spikes import SpikeGuard
 from .stage import StagePlan
 from .strategy import ShardedStrategy, strategy_of
 from .teacher import Teacher, check_taught, teacher_of, without_teacher
@@ -89,6 +94,8 @@ def pretrain(config: RunConfig, plain: dict[str, Any]) -> Path:
         _train(config, plain, folder)
     if config.eval.after_training and is_first_process():
         _evaluate(config, folder)
+    if is_first_process():
+        keep_artifacts(config.logger, folder, config.experiment_name)
     return folder
 
 
@@ -179,18 +186,25 @@ def _fit(run: Run, latest: Path | None) -> None:
         config.logger, run.folder, config.experiment_name, {"folder": str(run.folder)}
     )
     with watch_signals() as request, _quiet(), told as loggers:
-        trainer = _trainer(run, strategy, loggers, _callbacks(run, request, latest))
+        trainer = _trainer(run, strategy, loggers, _callbacks(run, request, latest, loggers))
         _say(run, latest)
         trainer.fit(module, datamodule=_data(run))
 
 
-def _callbacks(run: Run, request: StopRequest, latest: Path | None) -> list[L.Callback]:
-    """In this order: a step is recorded, and checked, before it is saved."""
+def _callbacks(
+    run: Run, request: StopRequest, latest: Path | None, loggers: list[Logger]
+) -> list[L.Callback]:
+    """In this order: a step is measured, recorded and checked before it is saved."""
     trainer = run.config.trainer
+    alert = alert_of(loggers)
     saver = CheckpointSaver(run.folder, trainer.keep_last, trainer.keep_best)
     recorder = Recorder(run.folder, trainer.validate_every, saver)
+    spikes = SpikeConfig(trainer.spike, trainer.spike_factor, trainer.spike_window)
     return [
+        Heartbeat(run.folder, trainer.stall_seconds, alert),
+        Gauges(run.folder, trainer.log_every or trainer.validate_every, recorder),
         recorder,
+        SpikeGuard(run.folder, spikes, recorder, alert),
         Checkpointer(saver, trainer.checkpoint_every, request, recorder, latest),
         ProgressBar(f"{run.config.backbone.name} s{run.config.seed}"),
     ]

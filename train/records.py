@@ -29,7 +29,20 @@ COLUMNS = (
     "mean_loops",
     # Of latent vectors alone: nats that a document's posterior is off the prior, on the mean.
     "posterior_kl",
+    # Of trainer.spike alone: 1 where the step's update was left out, else 0.
+    "skipped",
+    # Every trainer.log_every steps: size of the update over size of the weights before it.
+    "update_ratio_matrices",
+    "update_ratio_rest",
+    # At the same steps, of the time since the last of them, without validation and saving.
+    "tokens_per_second",
+    "forward_tokens_per_second_slowest_rank",
+    "forward_tokens_per_second_fastest_rank",
+    "mfu",
+    "tokens_per_joule",
 )
+TIMED = ("seconds", *COLUMNS[COLUMNS.index("tokens_per_second") :])
+"""Columns that are of this machine and this time: two runs of the same settings differ in them."""
 
 
 class MetricsWriter:

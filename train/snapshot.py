@@ -70,6 +70,7 @@ def restore(stored: Stored, trainer: L.Trainer, module: PretrainModule) -> None:
     optimizer.state.clear()
     optimizer.state.update({parameters[name]: entries for name, entries in state.items()})
     _restore_facts(stored.facts, trainer, optimizer)
+    module.recall(stored.facts["pauca"])
 
 
 def _model_tensors(module: nn.Module) -> dict[str, Tensor]:

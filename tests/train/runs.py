@@ -22,6 +22,7 @@ from models.mixers.attention import AttentionConfig
 from train.config import ParallelConfig, RunConfig, TrainerConfig
 from train.logging import LoggerConfig
 from train.pretrain import pretrain
+from train.records import TIMED
 
 ROOT = Path(__file__).parents[2]
 LOOPED = LoopedDepthConfig(loops=2, count="uniform", min_loops=1, max_loops=3)
@@ -101,10 +102,10 @@ def train(config: RunConfig) -> Path:
 
 
 def metrics(run: Path) -> list[dict[str, str]]:
-    """Return metrics.csv but for its clock."""
+    """Return metrics.csv but for what its clock says."""
     with (run / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    return [{key: row[key] for key in row if key != "seconds"} for row in rows]
+    return [{key: row[key] for key in row if key not in TIMED} for row in rows]
 
 
 def losses(run: Path) -> list[float]:

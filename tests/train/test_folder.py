@@ -26,10 +26,12 @@ from train.precision import resolve_accelerator, resolve_precision
 # Everything else determines losses, beyond rounding.
 FREE = (
     *("experiment_name", "runs", "parallel.", "logger.", "eval.", "study."),
-    "concepts.",
+    *("concepts.", "returns"),
     *("data.name", "data.root", "data.workers", "data.verify"),
-    *("trainer.compile", "trainer.checkpoint_every", "trainer.keep_last"),
+    *("trainer.compile", "trainer.checkpoint_every", "trainer.keep_"),
     *("trainer.validate_every", "trainer.validation_rows"),
+    *("trainer.log_every", "trainer.stall_seconds"),
+    "trainer.spike_",  # trainer.spike=none makes no use of them
 )
 OTHERS = {"parallel.accelerator": "auto", "trainer.precision": "bf16"}
 

@@ -123,7 +123,7 @@ def test_without_a_logger_there_is_only_our_own_record(run_at: Callable[..., Run
     run = train(with_trainer(run_at(), max_steps=2))
     assert {path.name for path in run.iterdir()} == {
         *("checkpoints", "config.yaml", "corpus.json", "cost.json", "environment.json"),
-        *("metrics.csv", ".lock"),
+        *("metrics.csv", ".lock", "heartbeat"),
     }
     facts = json.loads((run / "environment.json").read_text())
     assert facts.keys() >= {"command", "git", "python", "packages", "device", "precision"}
