@@ -21,7 +21,7 @@ from .config import RunConfig
 from .folder import write_json
 from .plan_check import check_plan
 from .plan_scaling import scaling_table
-from .plan_settings import PlanSettings
+from .plan_settings import PlanSettings, spread
 from .plan_text import assumptions, headline, plan_tables, verdict
 from .planning import Plan, make_plan, plain
 from .schema import register_schemas, to_config
@@ -32,25 +32,28 @@ no GPU is needed, and the last line printed is `plan: FILE`.
 
   python -m train.plan experiment=smoke
   python -m train.plan backbone=transformer size=7b data.context=4096 vocab=32768 world=512 \\
-      gpu=h100 trainer.rows_per_step=1024 price=2.5
+      gpu=h100 trainer.rows_per_step=1024 price=2.5 parallel=fsdp2
   python -m train.plan backbone=gdn_hybrid size=1b gpu=rtx4090 recompute=blocks rows=1
   python -m train.plan experiment=smoke check=true     train three steps on this GPU and compare
 
-Every setting of `python -m train` goes, and beside them:
+Every setting of `python -m train` goes, and is planned as the run would have it (parallel.devices,
+nodes, strategy, replicas, offload, recompute, accumulate). Where parallel.strategy=auto leaves it
+open and ddp doesn't fit, fsdp2 is planned. Beside them:
 
-  world=N                   GPUs in all; gpus_per_node=8 of them share fast links
   gpu=NAME                  h100, h200, a100, b200, rtx4090, or cpu (this machine)
-  strategy=NAME             single, ddp, fsdp2, hybrid, or auto: the first that fits
-  replicas=N                copies of a sharded run; hybrid makes one per node
-  recompute=none|blocks     make a block's activations again in the backward pass
-  rows=N                    rows of a GPU's micro-batch (default: trainer.rows_per_step over GPUs
-                            and parallel.accumulate)
+  world=N                   GPUs in all, in nodes of gpus_per_node=8 where N is a multiple of that:
+                            short for parallel.devices=8 parallel.nodes=N/8
+  strategy= replicas= recompute=
+                            short for parallel.strategy= and so on
+  rows=N                    rows of a GPU's micro-batch, instead of parallel.accumulate
   vocab=N                   rows of the embedding, where the corpus's tokenizer isn't made yet
   flash_attn=true           the flash-attn package is installed there
   price=X                   money for a GPU-hour
   output=FILE               JSON with every figure (default: runs/EXPERIMENT/plans/...)
   table=true                make the table of docs/scaling.md instead (output=FILE.md)
 
+Peak rates, memory and links of the GPUs are their makers' figures (data sheets, see train/gpus.py);
+only those of cpu are measured. No plan was held against a run on a GPU yet: check=true does that.
 What is assumed, each to be set to what you measured:
 
   usable=0.92               share of a GPU's memory to fill
@@ -60,6 +63,9 @@ What is assumed, each to be set to what you measured:
   overlap=0.7               share of computing that communication hides behind
   hop_us=10                 microseconds that each doubling of a group adds to a collective
 """
+
+SHORT = ("strategy", "replicas", "recompute")
+"""Settings of a run that go by their last word."""
 
 _FAULTS = (ValueError, HydraException, OmegaConfBaseException)
 
@@ -105,7 +111,12 @@ def read_plan_settings(arguments: Sequence[str]) -> tuple[PlanSettings, list[str
     own = [argument for argument in arguments if argument.partition("=")[0] in names]
     settings = read_settings(PlanSettings, own)
     settings.validate()
-    return settings, [argument for argument in arguments if argument not in own]
+    rest = [argument for argument in arguments if argument not in own]
+    overrides = [f"parallel.{a}" if a.partition("=")[0] in SHORT else a for a in rest]
+    if settings.world:
+        devices, nodes = spread(settings.world, settings.gpus_per_node)
+        overrides += [f"parallel.devices={devices}", f"parallel.nodes={nodes}"]
+    return settings, overrides
 
 
 def compose_run(overrides: Sequence[str]) -> RunConfig:
