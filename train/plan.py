@@ -144,9 +144,11 @@ def _write_table(settings: PlanSettings, overrides: Sequence[str], arguments: Se
     """Write the table and its figures anew after each part: a large one takes long."""
     path = Path(settings.output or "runs/plans/scaling.md")
     lines, figures = [f"Made by `{_command(arguments)}`.", ""], []
+    missing = [f"{family} {size}" for size in settings.sizes for family in settings.families]
     for more, found in scaling_table(settings, lambda own: compose_run([*own, *overrides])):
-        lines, figures = lines + more, figures + found
-        write_atomically(path, "\n".join(lines).encode())
+        lines, figures, missing = lines + more, figures + found, missing[1:]
+        rest = [f"Not finished: {', '.join(missing)}.", ""] if missing else []
+        write_atomically(path, "\n".join([*lines, *rest]).encode())
         text = json.dumps(figures, indent=1) + "\n"
         write_atomically(path.with_suffix(".json"), text.encode())
     print(f"plan: {path}")

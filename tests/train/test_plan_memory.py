@@ -27,7 +27,7 @@ from train.objective import Objective
 from train.objective_config import ObjectiveConfig
 from train.optim import OptimConfig, RoleOptimizer
 from train.plan_check import measure, real_step
-from train.plan_depths import held_at, shallow
+from train.plan_depths import grows_with_context, held_at, shallow
 from train.plan_memory import GATHERED, Memory, largest_rows, memory_of
 from train.plan_muon import muon_work
 from train.plan_settings import Layout, PlanSettings
@@ -142,6 +142,18 @@ def test_deep_backbones_hold_what_shallow_ones_tell(name: str, sharded: bool) ->
     told, seen = held_at(asked), held_by_phases(asked)
     for phase, parts in seen.items():
         assert sum(told[phase].values()) == pytest.approx(sum(parts.values()), rel=0.005), phase
+
+
+def test_long_contexts_hold_what_short_ones_tell() -> None:
+    config = replace(BACKBONES["gdn_hybrid"], num_layers=3)
+    one = step(config, context=1024, rows=1, cuda=True, bf16=True, flash_attn=True)
+    one = replace(one, objective=ObjectiveConfig(chunk_size=1024))
+    for asked in (one, replace(one, rows=3)):
+        assert grows_with_context(asked)
+        told, seen = held_at(asked), held_by_phases(asked)
+        for phase, parts in seen.items():
+            assert sum(told[phase].values()) == pytest.approx(sum(parts.values()), rel=0.005), phase
+    assert not grows_with_context(replace(one, flash_attn=False))
 
 
 def test_layers_that_do_not_repeat_are_run_as_they_are() -> None:

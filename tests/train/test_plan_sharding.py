@@ -3,6 +3,7 @@
 Every operator of the first process runs; what it sends is read off its calls.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -78,7 +79,8 @@ def test_muon_on_whole_matrices_runs_all_products_and_sends_nothing() -> None:
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_gradients_are_cut_up_in_every_micro_batch(accumulate: int) -> None:
     """Under Lightning's accumulation, which holds back only DDP."""
-    config, settings = BACKBONES["looped"], ParallelConfig(strategy="fsdp2", devices=2)
+    config = replace(BACKBONES["looped"], tie_embeddings=True)
+    settings = ParallelConfig(strategy="fsdp2", devices=2)
     gather, scatter, *_ = traffic_of(
         unit_sizes(config, 2), layout_of(settings), accumulate, MuonWork()
     )
