@@ -16,11 +16,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from .plan_depths import held_at
+from .plan_cache import remembered
 from .plan_muon import MuonWork
 from .plan_settings import Layout
 from .plan_shards import FLOAT, UnitSize
-from .plan_step import StepAsked, most_held
+from .plan_step import StepAsked, held_by_phases, most_held
 from .plan_tracker import GRADIENTS, OPTIMIZER, STEP, WEIGHTS
 
 BUCKETS, GATHERED = "gradient buckets", "gathered weights"
@@ -68,7 +68,7 @@ def memory_of(
     """
     sharded = layout.strategy == "fsdp2"
     shares = shares_of(units, asked.optim.kind) if sharded else {}
-    phases = held_at(replace(asked, shares=shares, reduced=sharded))
+    phases = _held(replace(asked, shares=shares, reduced=sharded))
     if sharded and muon is not None and muon.held:
         phases = {**phases, STEP: {**phases[STEP], STEP: muon.held}}
     held = most_held(phases, shares)
@@ -82,6 +82,7 @@ def memory_of(
 
 
 _OFFLOADED = (WEIGHTS, GRADIENTS, OPTIMIZER)
+_held = remembered(held_by_phases)
 
 
 def shares_of(units: list[UnitSize], optim: str) -> dict[str, float]:

@@ -27,7 +27,6 @@ from train.objective import Objective
 from train.objective_config import ObjectiveConfig
 from train.optim import OptimConfig, RoleOptimizer
 from train.plan_check import measure, real_step
-from train.plan_depths import grows_with_context, held_at, shallow
 from train.plan_memory import GATHERED, Memory, largest_rows, memory_of
 from train.plan_muon import muon_work
 from train.plan_settings import Layout, PlanSettings
@@ -131,39 +130,6 @@ def test_sharding_divides_what_belongs_to_weights_alone() -> None:
     # Of earlier micro-batches a process keeps its shards of gradients, and no more.
     more = memory_of(replace(asked, accumulates=True), units, Layout("fsdp2", 4, 1, 4))
     assert four.total <= more.total <= four.total + 1.05 * four.parts[WEIGHTS]
-
-
-@pytest.mark.parametrize("name", BACKBONES)
-@pytest.mark.parametrize("sharded", [False, True])
-def test_deep_backbones_hold_what_shallow_ones_tell(name: str, sharded: bool) -> None:
-    config = replace(BACKBONES[name], num_layers=11 if name == "looped" else 8)
-    asked = step(config, context=64, rows=6, recompute=sharded, reduced=sharded)
-    assert shallow(config) is not None
-    told, seen = held_at(asked), held_by_phases(asked)
-    for phase, parts in seen.items():
-        assert sum(told[phase].values()) == pytest.approx(sum(parts.values()), rel=0.005), phase
-
-
-def test_long_contexts_hold_what_short_ones_tell() -> None:
-    config = replace(BACKBONES["gdn_hybrid"], num_layers=3)
-    one = step(config, context=1024, rows=1, cuda=True, bf16=True, flash_attn=True)
-    one = replace(one, objective=ObjectiveConfig(chunk_size=1024))
-    for asked in (one, replace(one, rows=3)):
-        assert grows_with_context(asked)
-        told, seen = held_at(asked), held_by_phases(asked)
-        for phase, parts in seen.items():
-            assert sum(told[phase].values()) == pytest.approx(sum(parts.values()), rel=0.005), phase
-    assert not grows_with_context(replace(one, flash_attn=False))
-
-
-def test_layers_that_do_not_repeat_are_run_as_they_are() -> None:
-    config = replace(BACKBONES["transformer"], num_layers=9)
-    assert shallow(config) == (2, 3)
-    assert shallow(replace(config, layout="gdn gdn attn", num_layers=9)) == (3, 6)
-    assert shallow(replace(config, layout="gdn gdn attn", num_layers=10)) == (4, 7)
-    assert shallow(replace(config, num_layers=3)) is None
-    assert shallow(replace(config, layout="gdn attn@a")) is None
-    assert shallow(replace(config, overrides={"3": {"window": 8}})) is None
 
 
 @pytest.mark.parametrize("limit", [50, 100, 101, 199, 200, 1999])
