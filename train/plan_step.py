@@ -28,6 +28,7 @@ from models.config import BackboneConfig
 from models.depth.draws import Draws
 from models.mixer import Mixer
 from models.mlps.mlp import MLP
+from models.ops.rotary import forget_tables
 
 from .objective import Objective
 from .objective_config import ObjectiveConfig
@@ -106,6 +107,7 @@ def held_by_phases(asked: StepAsked) -> dict[str, Held]:
     Raises:
         NotPredicted: what the step runs depends on what the tensors hold.
     """
+    forget_tables()
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             return _held(asked)
@@ -119,6 +121,8 @@ def held_by_phases(asked: StepAsked) -> dict[str, Held]:
             f"the {asked.backbone.name} backbone decides by what it reads how much it runs "
             f"({what}), so a step's memory can't be told without running one"
         ) from error
+    finally:
+        forget_tables()
 
 
 def _held(asked: StepAsked) -> dict[str, Held]:
