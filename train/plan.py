@@ -75,7 +75,6 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or set(arguments) & {"-h", "--help", "help"}:
         print(HELP, end="")
         return 0 if arguments else 2
-    register_schemas()
     try:
         settings, overrides = read_plan_settings(arguments)
         if settings.table:
@@ -121,6 +120,7 @@ def read_plan_settings(arguments: Sequence[str]) -> tuple[PlanSettings, list[str
 
 def compose_run(overrides: Sequence[str]) -> RunConfig:
     """Compose and check a run as `python -m train` does."""
+    register_schemas()
     with initialize_config_module(config_module="configs", version_base="1.3"):
         return to_config(compose("train", list(overrides)))[0]
 

@@ -28,6 +28,7 @@ from models.config import BackboneConfig
 from models.depth.draws import Draws
 from models.mixer import Mixer
 from models.mlps.mlp import MLP
+from models.ops.normalization import forget_scalars
 from models.ops.rotary import forget_tables
 
 from .objective import Objective
@@ -107,7 +108,7 @@ def held_by_phases(asked: StepAsked) -> dict[str, Held]:
     Raises:
         NotPredicted: what the step runs depends on what the tensors hold.
     """
-    forget_tables()
+    _forget_constants()
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             return _held(asked)
@@ -122,7 +123,13 @@ def held_by_phases(asked: StepAsked) -> dict[str, Held]:
             f"({what}), so a step's memory can't be told without running one"
         ) from error
     finally:
-        forget_tables()
+        _forget_constants()
+
+
+def _forget_constants() -> None:
+    """Let no tensor without contents reach a real step, nor a real one this one."""
+    forget_tables()
+    forget_scalars()
 
 
 def _held(asked: StepAsked) -> dict[str, Held]:
