@@ -23,7 +23,7 @@ from train.plan_settings import layout_of
 from train.plan_shards import fake_mesh, unit_sizes
 from train.plan_time import traffic_of
 from train.sharding import shard
-from train.strategy import strategy_of
+from train.strategy import ShardedStrategy
 
 
 class Calls(TorchDispatchMode):
@@ -84,7 +84,7 @@ def test_gradients_are_cut_up_in_every_micro_batch(accumulate: int) -> None:
     gather, scatter, *_ = traffic_of(
         unit_sizes(config, 2), layout_of(settings), accumulate, MuonWork()
     )
-    strategy = strategy_of(settings)
+    strategy = ShardedStrategy(settings)
     backbone = Backbone(config)
     with fake_mesh(2) as mesh, Calls() as calls:
         assert mesh is not None
