@@ -21,7 +21,7 @@ from .config import RunConfig
 from .folder import write_json
 from .plan_check import check_plan
 from .plan_scaling import scaling_table
-from .plan_settings import PlanSettings
+from .plan_settings import PlanSettings, spread
 from .plan_text import assumptions, headline, plan_tables, verdict
 from .planning import Plan, make_plan, plain
 from .schema import register_schemas, to_config
@@ -32,25 +32,28 @@ no GPU is needed, and the last line printed is `plan: FILE`.
 
   python -m train.plan experiment=smoke
   python -m train.plan backbone=transformer size=7b data.context=4096 vocab=32768 world=512 \\
-      gpu=h100 trainer.rows_per_step=1024 price=2.5
+      gpu=h100 trainer.rows_per_step=1024 price=2.5 parallel=fsdp2
   python -m train.plan backbone=gdn_hybrid size=1b gpu=rtx4090 recompute=blocks rows=1
   python -m train.plan experiment=smoke check=true     train three steps on this GPU and compare
 
-Every setting of `python -m train` goes, and beside them:
+Every setting of `python -m train` goes, and is planned as the run would have it (parallel.devices,
+nodes, strategy, replicas, offload, recompute, accumulate). Where parallel.strategy=auto leaves it
+open and ddp doesn't fit, fsdp2 is planned. Beside them:
 
-  world=N                   GPUs in all; gpus_per_node=8 of them share fast links
   gpu=NAME                  h100, h200, a100, b200, rtx4090, or cpu (this machine)
-  strategy=NAME             single, ddp, fsdp2, hybrid, or auto: the first that fits
-  replicas=N                copies of a sharded run; hybrid makes one per node
-  recompute=none|blocks     make a block's activations again in the backward pass
-  rows=N                    rows of a GPU's micro-batch (default: trainer.rows_per_step over GPUs
-                            and parallel.accumulate)
+  world=N                   GPUs in all, in nodes of gpus_per_node=8 where N is a multiple of that:
+                            short for parallel.devices=8 parallel.nodes=N/8
+  strategy= replicas= recompute=
+                            short for parallel.strategy= and so on
+  rows=N                    rows of a GPU's micro-batch, instead of parallel.accumulate
   vocab=N                   rows of the embedding, where the corpus's tokenizer isn't made yet
   flash_attn=true           the flash-attn package is installed there
   price=X                   money for a GPU-hour
   output=FILE               JSON with every figure (default: runs/EXPERIMENT/plans/...)
   table=true                make the table of docs/scaling.md instead (output=FILE.md)
 
+Peak rates, memory and links of the GPUs are their makers' figures (data sheets, see train/gpus.py);
+only those of cpu are measured. No plan was held against a run on a GPU yet: check=true does that.
 What is assumed, each to be set to what you measured:
 
   usable=0.92               share of a GPU's memory to fill
@@ -61,6 +64,9 @@ What is assumed, each to be set to what you measured:
   hop_us=10                 microseconds that each doubling of a group adds to a collective
 """
 
+SHORT = ("strategy", "replicas", "recompute")
+"""Settings of a run that go by their last word."""
+
 _FAULTS = (ValueError, HydraException, OmegaConfBaseException)
 
 
@@ -69,7 +75,6 @@ def main(arguments: Sequence[str]) -> int:
     if not arguments or set(arguments) & {"-h", "--help", "help"}:
         print(HELP, end="")
         return 0 if arguments else 2
-    register_schemas()
     try:
         settings, overrides = read_plan_settings(arguments)
         if settings.table:
@@ -105,11 +110,17 @@ def read_plan_settings(arguments: Sequence[str]) -> tuple[PlanSettings, list[str
     own = [argument for argument in arguments if argument.partition("=")[0] in names]
     settings = read_settings(PlanSettings, own)
     settings.validate()
-    return settings, [argument for argument in arguments if argument not in own]
+    rest = [argument for argument in arguments if argument not in own]
+    overrides = [f"parallel.{a}" if a.partition("=")[0] in SHORT else a for a in rest]
+    if settings.world:
+        devices, nodes = spread(settings.world, settings.gpus_per_node)
+        overrides += [f"parallel.devices={devices}", f"parallel.nodes={nodes}"]
+    return settings, overrides
 
 
 def compose_run(overrides: Sequence[str]) -> RunConfig:
     """Compose and check a run as `python -m train` does."""
+    register_schemas()
     with initialize_config_module(config_module="configs", version_base="1.3"):
         return to_config(compose("train", list(overrides)))[0]
 
@@ -133,9 +144,11 @@ def _write_table(settings: PlanSettings, overrides: Sequence[str], arguments: Se
     """Write the table and its figures anew after each part: a large one takes long."""
     path = Path(settings.output or "runs/plans/scaling.md")
     lines, figures = [f"Made by `{_command(arguments)}`.", ""], []
+    missing = [f"{family} {size}" for size in settings.sizes for family in settings.families]
     for more, found in scaling_table(settings, lambda own: compose_run([*own, *overrides])):
-        lines, figures = lines + more, figures + found
-        write_atomically(path, "\n".join(lines).encode())
+        lines, figures, missing = lines + more, figures + found, missing[1:]
+        rest = [f"Not finished: {', '.join(missing)}.", ""] if missing else []
+        write_atomically(path, "\n".join([*lines, *rest]).encode())
         text = json.dumps(figures, indent=1) + "\n"
         write_atomically(path.with_suffix(".json"), text.encode())
     print(f"plan: {path}")

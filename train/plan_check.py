@@ -15,7 +15,7 @@ from models.kernels import use_kernels
 
 from .objective import Objective
 from .optim import RoleOptimizer
-from .plan_step import StepAsked, recompute_blocks
+from .plan_step import StepAsked
 from .planning import Plan
 from .stage import set_trainable
 
@@ -68,7 +68,7 @@ def _ready(asked: StepAsked, device: str) -> tuple[Objective, RoleOptimizer]:
         backbone = Backbone(asked.backbone)
     backbone.depth.counts = lambda draws: list(asked.loops)
     if asked.recompute:
-        recompute_blocks(backbone)
+        backbone.recompute_blocks()
     set_trainable(backbone, list(asked.trainable))
     objective = Objective(backbone, mask_id=0)
     return objective, RoleOptimizer(objective, asked.optim)

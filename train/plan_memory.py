@@ -6,23 +6,25 @@ share that the GPU holds (`train.plan_shards`); what only several GPUs need come
     gradient buckets    ddp: copies of all gradients, to add up over GPUs
     gathered weights    fsdp2: the root's, which stay, and two neighbouring units' (one runs, the
                         next is on its way)
+    optimizer step      fsdp2 with Muon: see `train.plan_muon`
 
-A unit's gradients are whole until all are there, and a copy of them is sent: the step is run so.
-With parallel.accumulate > 1 all gradients stay whole until the last micro-batch.
+A unit's gradients are whole until all are there, and a copy of them is sent, in every micro-batch:
+the step is run so. With parallel.offload, shards lie in the CPU's memory.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from .plan_cache import remembered
+from .plan_muon import MuonWork
 from .plan_settings import Layout
 from .plan_shards import FLOAT, UnitSize
-from .plan_step import StepAsked, held_by_step
+from .plan_step import StepAsked, held_by_phases, most_held
 from .plan_tracker import GRADIENTS, OPTIMIZER, STEP, WEIGHTS
 
 BUCKETS, GATHERED = "gradient buckets", "gathered weights"
 GUESSES = 6
-_known: dict[str, dict[str, int]] = {}
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,12 @@ class Memory:
     Attributes:
         parts: bytes by part.
         rows: rows of its micro-batch.
+        offloaded: bytes of its shards in the CPU's memory.
     """
 
     parts: Mapping[str, float]
     rows: int
+    offloaded: float = 0.0
 
     @property
     def total(self) -> float:
@@ -43,33 +47,45 @@ class Memory:
         return sum(self.parts.values())
 
 
-def memory_of(asked: StepAsked, units: list[UnitSize], layout: Layout, accumulate: int) -> Memory:
+def memory_of(
+    asked: StepAsked,
+    units: list[UnitSize],
+    layout: Layout,
+    muon: MuonWork | None = None,
+    offload: bool = False,
+) -> Memory:
     """Return what a GPU holds at most in a step.
+
+    Args:
+        asked: the step of one GPU.
+        units: of sharding, as `layout.shards` cut them.
+        layout: how GPUs share the work.
+        muon: what its matrices take, where Muon trains them.
+        offload: shards lie in the CPU's memory.
 
     Raises:
         NotPredicted: what the step runs depends on what is read.
     """
-    sharded = layout.shards > 1
-    shares = shares_of(units, asked.optim.kind, accumulate) if sharded else {}
-    reduced = sharded and accumulate == 1
-    held = _held(replace(asked, shares=shares, reduced=reduced))
+    sharded = layout.strategy == "fsdp2"
+    shares = shares_of(units, asked.optim.kind) if sharded else {}
+    phases = _held(replace(asked, shares=shares, reduced=sharded))
+    if sharded and muon is not None and muon.held:
+        phases = {**phases, STEP: {**phases[STEP], STEP: muon.held}}
+    held = most_held(phases, shares)
     parts = {part: size * shares.get(part, 1.0) for part, size in held.items()}
     if layout.strategy == "ddp":
         parts[BUCKETS] = FLOAT * sum(unit.whole for unit in units)
     if sharded:
         parts[GATHERED] = _gathered(units)
-    return Memory(parts, asked.rows)
+    away = sum(parts.pop(part, 0.0) for part in _OFFLOADED) if offload else 0.0
+    return Memory(parts, asked.rows, away)
 
 
-def _held(asked: StepAsked) -> dict[str, int]:
-    """Run a step once: strategies and cluster sizes often ask for the same."""
-    key = repr(asked)
-    if key not in _known:
-        _known[key] = held_by_step(asked)
-    return _known[key]
+_OFFLOADED = (WEIGHTS, GRADIENTS, OPTIMIZER)
+_held = remembered(held_by_phases)
 
 
-def shares_of(units: list[UnitSize], optim: str, accumulate: int) -> dict[str, float]:
+def shares_of(units: list[UnitSize], optim: str) -> dict[str, float]:
     """Return which share of each sharded part the first process holds."""
     whole = sum(unit.whole for unit in units)
     own = sum(unit.own for unit in units)
@@ -80,9 +96,9 @@ def shares_of(units: list[UnitSize], optim: str, accumulate: int) -> dict[str, f
         moments = (2 * own - matrices, 2 * whole - all_matrices)
     return {
         WEIGHTS: own / whole,
-        GRADIENTS: own / whole if accumulate == 1 else 1.0,
+        GRADIENTS: own / whole,
         OPTIMIZER: moments[0] / moments[1],
-        # Muon puts a whole matrix together again; AdamW works on its shards.
+        # What Muon holds for a whole matrix is counted for itself; AdamW works on its shards.
         STEP: 1.0 if optim == "muon" else own / whole,
     }
 

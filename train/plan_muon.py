@@ -1,102 +1,99 @@
-"""What Muon's orthogonalisation of momenta runs, and sends where matrices are sharded.
+"""What Muon's orthogonalisation of momenta runs, sends and holds beside a step's own passes.
 
-Five rounds of Newton-Schulz for every matrix: three products each. On whole matrices every GPU runs
-all of them; on sharded ones PyTorch splits the products and moves matrices about, and how much that
-is follows from running it: on the meta device, in a group of processes that aren't there.
+Five rounds of Newton-Schulz for every matrix, three products each. On whole matrices every GPU runs
+all of them. On sharded ones (`train.muon`) each matrix is put together on one GPU, the largest
+first, one for each GPU in a round. The first GPU has the largest of every round, and the others
+wait for it, so its figures are the step's:
+
+    FLOPs   its matrices': about those of all, divided by the GPUs
+    bytes   its rows of all others' matrices, in float32, and its own matrices' rows of the others,
+            made orthogonal, in bfloat16
+    memory  its rows of all matrices, before (float32) and after (bfloat16); and what one round
+            needs: the matrix, its copies, and two squares of its shorter side
 """
 
-from collections import Counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import nn
-from torch.distributed.tensor import DTensor, Shard
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from models.backbone import Backbone
 from models.config import BackboneConfig
 
+from .muon import STEPS
 from .optim import OptimConfig, hidden_matrices
-from .plan_shards import fake_mesh
+from .plan_cache import remembered
+from .plan_shards import FLOAT
+from .stage import set_trainable
 
-ROUNDS = 5
+HALF = 2
+"""Bytes of an element that was made orthogonal: bfloat16."""
 
 
 class MuonWork(NamedTuple):
-    """What one GPU does for the matrices of a step.
+    """What the GPU that has most to do does for the matrices of a step.
 
     Attributes:
         flops: of products, in bf16.
         sent: bytes that it sends.
         collectives: calls.
+        held: bytes that sharded matrices take for the time of the optimiser's step.
     """
 
     flops: float = 0.0
     sent: float = 0.0
     collectives: int = 0
+    held: float = 0.0
 
 
-def muon_work(backbone: BackboneConfig, optim: OptimConfig, shards: int) -> MuonWork:
-    """Return what a GPU does in a step beside the backbone's own passes; nothing without Muon."""
+@remembered
+def muon_work(
+    backbone: BackboneConfig, optim: OptimConfig, shards: int, trainable: tuple[str, ...] = ()
+) -> MuonWork:
+    """Return what a GPU does in a step for Muon; nothing without it."""
     if optim.kind != "muon":
         return MuonWork()
     with torch.device("meta"):
-        shapes = Counter(tuple(p.shape) for _, p in hidden_matrices(Backbone(backbone)))
-    parts = [(_whole(shape) if shards == 1 else None, shape, n) for shape, n in shapes.items()]
-    if shards > 1:
-        with fake_mesh(shards) as mesh:
-            parts = [(_sharded(shape, mesh, shards), shape, n) for _, shape, n in parts]
-    sums = [[n * figure for figure in work] for work, _, n in parts if work is not None]
-    flops, sent, collectives = (sum(column) for column in zip(*sums, strict=True))
-    return MuonWork(flops, sent, round(collectives))
+        built = Backbone(backbone)
+    set_trainable(built, list(trainable))
+    shapes = [tuple(p.shape) for _, p in hidden_matrices(built) if p.requires_grad]
+    return work_of_shapes(shapes, shards)
 
 
-def _whole(shape: tuple[int, ...]) -> MuonWork:
-    short, long = sorted(shape)
-    return MuonWork(ROUNDS * (4.0 * short * short * long + 2.0 * short**3))
-
-
-def _sharded(shape: tuple[int, ...], mesh: Any, shards: int) -> MuonWork:
-    rows = min(-(-shape[0] // shards), shape[0])
-    local = torch.empty(rows, shape[1], device="meta")
-    stride = (shape[1], 1)
-    whole = DTensor.from_local(
-        local, mesh, [Shard(0)], run_check=False, shape=torch.Size(shape), stride=stride
+def work_of_shapes(shapes: list[tuple[int, ...]], shards: int) -> MuonWork:
+    """Return what the first GPU does for matrices of these shapes."""
+    if shards == 1:
+        return MuonWork(sum(_flops(shape) for shape in shapes))
+    order = sorted(shapes, key=lambda shape: -shape[0] * shape[1])
+    rounds = [order[start : start + shards] for start in range(0, len(order), shards)]
+    return MuonWork(
+        sum(_flops(matrices[0]) for matrices in rounds),
+        sum(_sent(matrices, shards) for matrices in rounds),
+        2 * len(rounds),
+        (FLOAT + HALF) * sum(_own(shape, shards) for shape in shapes)
+        + max((_round(matrices, shards) for matrices in rounds), default=0),
     )
-    weight = nn.Parameter(whole)
-    weight.grad = torch.empty_like(weight)
-    optimizer = torch.optim.Muon([weight], adjust_lr_fn="original")
-    with _Counter(shards) as counter:
-        optimizer.step()
-    return MuonWork(counter.flops, counter.sent, counter.collectives)
 
 
-class _Counter(TorchDispatchMode):
-    """Counts what one process runs of operators on sharded tensors, and what it sends."""
+def _flops(shape: tuple[int, ...]) -> float:
+    short, long = sorted(shape)
+    return STEPS * (4.0 * short * short * long + 2.0 * short**3)
 
-    def __init__(self, shards: int) -> None:
-        super().__init__()
-        self.flops, self.sent, self.collectives = 0.0, 0.0, 0
-        self._others = (shards - 1) / shards
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if any(issubclass(kind, DTensor) for kind in types):
-            return NotImplemented  # its local operators come here afterwards
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        packet, name = func._overloadpacket, str(func)
-        if packet in flop_registry:
-            self.flops += flop_registry[packet](*args, **kwargs, out_val=out)
-        for kind, held, times in (
-            ("all_gather_into", out, 1),
-            ("reduce_scatter", args[0] if args else None, 1),
-            ("all_reduce", out, 2),
-            ("all_to_all", out, 1),
-        ):
-            if "c10d_functional" in name and kind in name and held is not None:
-                self.sent += times * self._others * held.numel() * held.element_size()
-                self.collectives += 1
-        return out
+def _own(shape: tuple[int, ...], shards: int) -> int:
+    """Elements of the first GPU: as many rows as torch.chunk gives it."""
+    return -(-shape[0] // shards) * shape[1]
+
+
+def _sent(matrices: list[tuple[int, ...]], shards: int) -> float:
+    """Bytes of a round: parts to the owners of the others, and the own matrix back."""
+    rows, columns = matrices[0]
+    others = sum(_own(shape, shards) for shape in matrices[1:])
+    return FLOAT * others + HALF * (rows * columns - _own(matrices[0], shards))
+
+
+def _round(matrices: list[tuple[int, ...]], shards: int) -> float:
+    """Bytes that a round holds while the first GPU makes its matrix orthogonal."""
+    short, long = sorted(matrices[0])
+    parts = sum(_own(shape, shards) for shape in matrices)
+    # Parts on their way and the whole; its bfloat16 copy, the iterate, and the next one.
+    return FLOAT * (parts + short * long) + HALF * (3 * short * long + 2 * short * short)

@@ -7,8 +7,9 @@ from typing import Any
 
 from .config import RunConfig
 from .gpus import GIB
-from .plan_settings import PlanSettings
-from .plan_text import count
+from .parallel_config import ParallelConfig
+from .plan_settings import PlanSettings, spread
+from .plan_text import count, recompute_of
 from .planning import Plan, make_plan, plain
 
 TOKENS_PER_PARAMETER = 20
@@ -56,12 +57,13 @@ def _least(
     family: str, size: str, world: int, compose: Compose, settings: PlanSettings
 ) -> Plan | None:
     config = compose([f"backbone={family}", f"size={size}"])
-    strategies = ("single",) if world == 1 else ("ddp", "fsdp2")
+    devices, nodes = spread(world, settings.gpus_per_node)
     for recompute in RECOMPUTE:
-        for strategy in strategies:
-            plan = _fitted(
-                config, replace(settings, world=world, strategy=strategy, recompute=recompute)
+        for strategy in ("single",) if world == 1 else ("ddp", "fsdp2"):
+            parallel = ParallelConfig(
+                strategy=strategy, devices=devices, nodes=nodes, recompute=recompute
             )
+            plan = _fitted(replace(config, parallel=parallel), settings)
             if plan is not None:
                 return plan
     return None
@@ -69,7 +71,7 @@ def _least(
 
 def _fitted(config: RunConfig, settings: PlanSettings) -> Plan | None:
     """The plan with the most rows per GPU that fit and divide the batch; None where none do."""
-    each = config.trainer.rows_per_step // settings.world
+    each = config.trainer.rows_per_step // config.parallel.processes
     one = make_plan(config, replace(settings, rows=1))
     if not one.largest:
         return None
@@ -87,7 +89,7 @@ def _line(world: int, plan: Plan | None) -> str:
     entries = [
         str(world),
         plan.layout.strategy,
-        plan.settings.recompute,
+        recompute_of(plan),
         rows,
         f"{plan.memory.total / GIB:.1f} GiB",
         f"{plan.time.step:.3g} s",

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass, field
 
-STRATEGIES = ("auto", "single", "ddp", "fsdp2", "hybrid")
-RECOMPUTES = ("none", "blocks")
+from .parallel_config import ParallelConfig
 
 
 @dataclass
@@ -11,13 +10,9 @@ class PlanSettings:
     """Settings of a plan.
 
     Attributes:
-        world: GPUs of the run, one process each.
+        world: GPUs of the run, one process each; 0 is parallel.devices x parallel.nodes.
         gpu: their kind (see `train.gpus`).
-        gpus_per_node: GPUs that share a node's fast links.
-        strategy: single, ddp, fsdp2 (weights, gradients and averages sharded), hybrid (sharded
-            within a node, copied over nodes), or auto: the first that fits but for hybrid.
-        replicas: copies of a sharded run; more than one is hybrid. 0 is what the strategy says.
-        recompute: none, or blocks: each block's activations are made again in the backward pass.
+        gpus_per_node: GPUs that share a node's fast links, where `world` is spread over nodes.
         rows: rows of a GPU's micro-batch; 0 is trainer.rows_per_step over GPUs and
             parallel.accumulate.
         vocab: rows of the embedding; 0 is the tokenizer's of the corpus.
@@ -37,12 +32,9 @@ class PlanSettings:
         worlds: numbers of GPUs.
     """
 
-    world: int = 1
+    world: int = 0
     gpu: str = "h100"
     gpus_per_node: int = 8
-    strategy: str = "auto"
-    replicas: int = 0
-    recompute: str = "none"
     rows: int = 0
     vocab: int = 0
     flash_attn: bool = False
@@ -62,9 +54,8 @@ class PlanSettings:
     def validate(self) -> None:
         """Raise ValueError, naming the key, where a value can't be."""
         for name, least in (
-            ("world", 1),
+            ("world", 0),
             ("gpus_per_node", 1),
-            ("replicas", 0),
             ("rows", 0),
             ("vocab", 0),
             ("price", 0),
@@ -77,37 +68,6 @@ class PlanSettings:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0 and at most 1")
         if not 0 <= self.overlap <= 1:
             raise ValueError(f"overlap={self.overlap} must lie in [0, 1]")
-        for name, allowed in (("strategy", STRATEGIES), ("recompute", RECOMPUTES)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name}={getattr(self, name)} is not known: choose {', '.join(allowed)}"
-                )
-        self._validate_strategy()
-
-    def _validate_strategy(self) -> None:
-        if self.strategy == "single" and self.world > 1:
-            raise ValueError(f"strategy=single is one GPU, and world={self.world}: choose ddp")
-        sharded = self.strategy in ("fsdp2", "hybrid")
-        if self.replicas > 1 and not sharded:
-            raise ValueError(
-                f"replicas={self.replicas} is of sharded runs, and strategy={self.strategy}: "
-                "choose strategy=hybrid"
-            )
-        if sharded and self.world % self.layout(self.strategy).replicas:
-            raise ValueError(
-                f"replicas={self.layout(self.strategy).replicas} doesn't divide world={self.world}"
-                ": choose a divisor"
-            )
-
-    def layout(self, strategy: str) -> "Layout":
-        """Return how GPUs share the work under a strategy (not auto)."""
-        if strategy in ("single", "ddp"):
-            return Layout(strategy, self.world, self.world, 1)
-        replicas = self.replicas or 1
-        if strategy == "hybrid" and not self.replicas:
-            replicas = max(1, self.world // self.gpus_per_node)
-        name = "hybrid" if replicas > 1 else "fsdp2"
-        return Layout(name, self.world, replicas, self.world // replicas)
 
 
 @dataclass(frozen=True)
@@ -115,13 +75,27 @@ class Layout:
     """How GPUs share the work.
 
     Attributes:
-        strategy: single, ddp, fsdp2 or hybrid.
+        strategy: single, ddp or fsdp2.
         world: GPUs.
         replicas: copies of the weights.
         shards: pieces that a copy is cut into.
+        per_node: GPUs that share fast links.
     """
 
     strategy: str
     world: int
     replicas: int
     shards: int
+    per_node: int = 8
+
+
+def spread(world: int, per_node: int) -> tuple[int, int]:
+    """Return devices and nodes of so many GPUs; what fills no whole nodes is taken for one."""
+    return (world, 1) if world % per_node else (per_node, world // per_node)
+
+
+def layout_of(parallel: ParallelConfig) -> Layout:
+    """Return how the processes of a run share the work."""
+    strategy, world = parallel.resolved_strategy, parallel.processes
+    replicas = parallel.replicas if strategy == "fsdp2" else world
+    return Layout(strategy, world, replicas, world // replicas, parallel.devices)

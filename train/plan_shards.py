@@ -21,6 +21,7 @@ from models.backbone import Backbone
 from models.config import BackboneConfig
 
 from .optim import hidden_matrices
+from .plan_cache import remembered
 from .sharding import shard_units
 
 FLOAT = 4
@@ -48,6 +49,7 @@ class UnitSize:
     is_root: bool = False
 
 
+@remembered
 def unit_sizes(config: BackboneConfig, shards: int) -> list[UnitSize]:
     """Return each unit's size, the root last; one shard is the whole backbone."""
     with torch.device("meta"):

@@ -5,8 +5,7 @@ still there, the gradients dropped, backward, clipping, the optimiser. Backbone,
 optimiser are the real ones, run on fake tensors; nothing is allocated, so any size goes.
 """
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +19,6 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
     UnsupportedOperatorException,
 )
-from torch.utils.checkpoint import checkpoint
 
 from data.batch import Batch
 from data.roles import Role
@@ -30,6 +28,8 @@ from models.config import BackboneConfig
 from models.depth.draws import Draws
 from models.mixer import Mixer
 from models.mlps.mlp import MLP
+from models.ops.normalization import forget_scalars
+from models.ops.rotary import forget_tables
 
 from .objective import Objective
 from .objective_config import ObjectiveConfig
@@ -73,6 +73,7 @@ class StepAsked:
         trainable: parts that train; empty is all.
         shares: by how much parts count, where they are sharded (see `LiveBytes`).
         reduced: gradients are cut up as soon as a unit of sharding has all of its own.
+        accumulates: gradients of earlier micro-batches are there, and added to.
     """
 
     backbone: BackboneConfig
@@ -90,16 +91,24 @@ class StepAsked:
     trainable: tuple[str, ...] = ()
     shares: Mapping[str, float] = field(default_factory=dict)
     reduced: bool = False
+    accumulates: bool = False
 
 
-def held_by_step(asked: StepAsked) -> dict[str, int]:
-    """Return bytes by part at the moment of a step when most are held (as `shares` count them).
+Held = dict[str, float]
+"""Bytes by part."""
+FORWARD = "forward"
+"""A step's phases are this, and what the tracker calls `BACKWARD` and `STEP`."""
+
+
+def held_by_phases(asked: StepAsked) -> dict[str, Held]:
+    """Return bytes by part when most are held (as `shares` count them), in each phase of a step.
 
     Every position counts as a target: where fewer are, the loss holds a little less.
 
     Raises:
         NotPredicted: what the step runs depends on what the tensors hold.
     """
+    _forget_constants()
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             return _held(asked)
@@ -113,9 +122,17 @@ def held_by_step(asked: StepAsked) -> dict[str, int]:
             f"the {asked.backbone.name} backbone decides by what it reads how much it runs "
             f"({what}), so a step's memory can't be told without running one"
         ) from error
+    finally:
+        _forget_constants()
 
 
-def _held(asked: StepAsked) -> dict[str, int]:
+def _forget_constants() -> None:
+    """Let no tensor without contents reach a real step, nor a real one this one."""
+    forget_tables()
+    forget_scalars()
+
+
+def _held(asked: StepAsked) -> dict[str, Held]:
     tracker = _Worst(_part_of)
     tracker.shares_of(asked.shares)
     with ExitStack() as stack:
@@ -128,9 +145,15 @@ def _held(asked: StepAsked) -> dict[str, int]:
         objective = _built(asked)
         tracker.assign(objective.parameters(), WEIGHTS)
         optimizer = _warm(objective, asked, tracker)
-        tracker.forget_peak()
-        _step(objective, optimizer, asked, tracker)
-    return {part: size for part, size in sorted(tracker.peak.items()) if size}
+        return dict(_step(objective, optimizer, asked, tracker))
+
+
+def most_held(phases: Mapping[str, Held], shares: Mapping[str, float]) -> Held:
+    """Return the phase that holds most, parts counted by their shares."""
+    return max(
+        phases.values(),
+        key=lambda held: sum(size * shares.get(part, 1.0) for part, size in held.items()),
+    )
 
 
 def _built(asked: StepAsked) -> Objective:
@@ -138,19 +161,9 @@ def _built(asked: StepAsked) -> Objective:
     # Drawn beforehand: a random number without contents says nothing.
     backbone.depth.counts = lambda draws: list(asked.loops)
     if asked.recompute:
-        recompute_blocks(backbone)
+        backbone.recompute_blocks()
     set_trainable(backbone, list(asked.trainable))
     return Objective(backbone, mask_id=0)
-
-
-def recompute_blocks(backbone: nn.Module) -> None:
-    """Make each block's activations again in the backward pass."""
-    for block in backbone.modules():
-        if isinstance(block, Block):
-            own = block.forward
-            block.forward = partial(  # pyright: ignore[reportAttributeAccessIssue]
-                checkpoint, own, use_reentrant=False, preserve_rng_state=False
-            )
 
 
 def _warm(objective: Objective, asked: StepAsked, tracker: LiveBytes) -> RoleOptimizer:
@@ -162,9 +175,9 @@ def _warm(objective: Objective, asked: StepAsked, tracker: LiveBytes) -> RoleOpt
     trained = [p for p in objective.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.grad = torch.empty_like(parameter)
-    units = [*shard_units(objective.backbone), objective.backbone]
-    for unit in units if asked.reduced else [objective]:
-        _collect_gradients(unit, asked.reduced, tracker)
+    units = [*shard_units(objective.backbone), objective.backbone] if asked.reduced else [objective]
+    for unit in units:
+        _collect_gradients(unit, asked, tracker)
     tracker.assign((p.grad for p in trained if p.grad is not None), GRADIENTS)
     with tracker.owner(STEP):
         optimizer.step()
@@ -173,22 +186,26 @@ def _warm(objective: Objective, asked: StepAsked, tracker: LiveBytes) -> RoleOpt
     return optimizer
 
 
-def _collect_gradients(unit: nn.Module, reduced: bool, tracker: LiveBytes) -> None:
+def _collect_gradients(unit: nn.Module, asked: StepAsked, tracker: LiveBytes) -> None:
     """Say what gradients are as they come: whole until all of a unit's are there, if reduced.
 
-    They are then copied into one tensor, which is sent, and each process keeps its piece.
+    They are then copied into one tensor, which is sent, and each process keeps its piece, or adds
+    it to that of earlier micro-batches.
     """
     mine = [p for p in unit.parameters() if p.requires_grad and not p._post_accumulate_grad_hooks]
     missing = {id(p) for p in mine}
+    earlier = {id(p): p.grad for p in mine} if asked.reduced and asked.accumulates else {}
 
     def arrived(parameter: Tensor) -> None:
         assert parameter.grad is not None
         missing.discard(id(parameter))
-        tracker.assign([parameter.grad], UNREDUCED if reduced else GRADIENTS)
-        if reduced and not missing:
+        tracker.assign([parameter.grad], UNREDUCED if asked.reduced else GRADIENTS)
+        if asked.reduced and not missing:
             gradients = [p.grad for p in mine if p.grad is not None]
             tracker.flash(UNREDUCED, sum(gradient.nbytes for gradient in gradients))
             tracker.assign(gradients, GRADIENTS)
+            for p in mine if earlier else ():
+                p.grad = earlier[id(p)]
 
     for parameter in mine:
         parameter.register_post_accumulate_grad_hook(arrived)
@@ -196,21 +213,33 @@ def _collect_gradients(unit: nn.Module, reduced: bool, tracker: LiveBytes) -> No
 
 def _step(
     objective: Objective, optimizer: RoleOptimizer, asked: StepAsked, tracker: LiveBytes
-) -> None:
-    """One step, as Lightning's automatic optimisation orders it."""
+) -> Iterator[tuple[str, Held]]:
+    """One step, as Lightning's automatic optimisation orders it; yield what each phase held."""
+    tracker.forget_peak()
     with tracker.owner(BATCH):
         batch = _batch(asked.rows, asked.context)
     cast = torch.autocast("cpu", torch.bfloat16) if asked.bf16 else nullcontext()
     with cast:
         loss = objective(batch, asked.objective, asked.draws)
-    optimizer.zero_grad()
+    yield FORWARD, _parts(tracker)
+    # What shards hold of earlier micro-batches is no gradient yet for autograd to add to.
+    if asked.reduced or not asked.accumulates:
+        optimizer.zero_grad()
+    tracker.forget_peak()
     with tracker.owner(BACKWARD):
         loss.backward()
     del loss
+    yield BACKWARD, _parts(tracker)
+    tracker.forget_peak()
     with tracker.owner(STEP):
         if asked.clip:
             torch.nn.utils.clip_grad_norm_(objective.parameters(), 1.0)
         optimizer.step()
+    yield STEP, _parts(tracker)
+
+
+def _parts(tracker: LiveBytes) -> Held:
+    return {part: size for part, size in sorted(tracker.peak.items()) if size}
 
 
 def _batch(rows: int, context: int) -> Batch:
@@ -245,8 +274,3 @@ class _Worst(LiveBytes):
         if func is torch.ops.aten._local_scalar_dense.default and self._owners[-1] == STEP:
             return 1.0
         return func(*args, **kwargs)
-
-
-def total(parts: Mapping[str, float]) -> float:
-    """Add parts up."""
-    return sum(Counter(dict(parts)).values())

@@ -24,7 +24,7 @@ def headline(plan: Plan) -> str:
     sharding = "" if layout.shards == 1 else f", {layout.shards} shards x {layout.replicas}"
     return (
         f"{work.asked.backbone.name}: {count(work.parameters)} parameters on {layout.world} x "
-        f"{plan.gpu.name}, {layout.strategy}{sharding}, recompute={plan.settings.recompute}, "
+        f"{plan.gpu.name}, {layout.strategy}{sharding}, recompute={recompute_of(plan)}, "
         f"{'bf16 autocast' if work.bf16 else 'float32'}: {work.asked.rows} rows of "
         f"{work.asked.context} tokens per GPU x {work.accumulate} micro-batches"
     )
@@ -54,7 +54,7 @@ def verdict(plan: Plan) -> str:
 
 
 def _ways(plan: Plan) -> Iterable[str]:
-    if plan.settings.recompute == "none":
+    if not plan.work.asked.recompute:
         yield "recompute=blocks"
     if plan.layout.shards == 1:
         yield "shard it (strategy=fsdp2, with world above 1)"
@@ -62,6 +62,11 @@ def _ways(plan: Plan) -> Iterable[str]:
         yield f"more shards than {plan.layout.shards}"
     yield f"a smaller data.context than {plan.work.asked.context}"
     yield "a smaller backbone, or a GPU of more memory"
+
+
+def recompute_of(plan: Plan) -> str:
+    """The run's parallel.recompute."""
+    return "blocks" if plan.work.asked.recompute else "none"
 
 
 def count(number: float) -> str:
@@ -134,7 +139,7 @@ def assumptions(plan: Plan) -> list[str]:
     rate = gpu.rate(plan.work.bf16) / 1e12
     return [
         f"{gpu.name}: {gpu.memory / GIB:.1f} GiB, {rate:.4g} TFLOP/s, {gpu.node_link / _GIGA:g}"
-        f" GB/s in a node of {given.gpus_per_node}, {gpu.network / _GIGA:g} GB/s between nodes "
+        f" GB/s in a node of {plan.layout.per_node}, {gpu.network / _GIGA:g} GB/s between nodes "
         f"({gpu.source})",
         f"usable={given.usable} peak_fraction={given.peak_fraction} link_fraction="
         f"{given.link_fraction} overlap={given.overlap} hop_us={given.hop_us}: set what "

@@ -5,8 +5,9 @@
     step            computing + what of communication `overlap` x computing does not hide
 
 Bytes are those that one GPU sends around a ring of n: (n-1)/n of the whole in a gather or a
-reduce-scatter, twice that in an all-reduce. A group that reaches beyond a node goes at the
-network's rate. How a fraction of the peak differs between mixers is not modelled.
+reduce-scatter, twice that in an all-reduce; Muon's are those of `train.plan_muon`. A group that
+reaches beyond a node goes at the network's rate. How a fraction of the peak differs between mixers
+is not modelled.
 """
 
 import math
@@ -23,7 +24,7 @@ class Traffic:
     """One kind of communication of a step, of one GPU.
 
     Attributes:
-        what: all-gather, reduce-scatter or all-reduce, and of what.
+        what: all-gather, reduce-scatter, all-reduce or all-to-all, and of what.
         sent: bytes.
         calls: collectives.
         group: GPUs that take part.
@@ -53,32 +54,38 @@ class StepTime:
 
 
 def traffic_of(
-    units: list[UnitSize], layout: Layout, settings: PlanSettings, accumulate: int, muon: MuonWork
+    units: list[UnitSize], layout: Layout, accumulate: int, muon: MuonWork
 ) -> list[Traffic]:
-    """Return what a GPU sends in an optimiser step."""
+    """Return what a GPU sends in an optimiser step.
+
+    ddp adds gradients up once a step. Sharded runs gather weights and cut gradients up (and add
+    them up over replicas) in every micro-batch: so gradients never stay whole.
+    """
     whole = FLOAT * sum(unit.whole for unit in units)
     if layout.strategy == "single":
         return []
+    all_in_node = layout.world <= layout.per_node
     if layout.strategy == "ddp":
-        fits = layout.world <= settings.gpus_per_node
         buckets = max(1, math.ceil(whole / (25 << 20)))  # DDP's 25 MiB each
         sent = 2 * _others(layout.world) * whole
-        return [Traffic("all-reduce of gradients", sent, buckets, layout.world, fits)]
+        return [Traffic("all-reduce of gradients", sent, buckets, layout.world, all_in_node)]
     root = FLOAT * sum(unit.whole for unit in units if unit.is_root)
-    shards, fits = layout.shards, layout.shards <= settings.gpus_per_node
-    gathers = 2 * len(units) - 1  # the root stays, all others are gathered again for backward
+    shards, in_node = layout.shards, layout.shards <= layout.per_node
+    calls = accumulate * len(units)
+    gathers = 2 * calls - accumulate  # the root stays, all others are gathered again for backward
     gathered = accumulate * _others(shards) * (2 * whole - root)
+    scattered = accumulate * _others(shards) * whole
     found = [
-        Traffic("all-gather of weights", gathered, accumulate * gathers, shards, fits),
-        Traffic("reduce-scatter of gradients", _others(shards) * whole, len(units), shards, fits),
+        Traffic("all-gather of weights", gathered, gathers, shards, in_node),
+        Traffic("reduce-scatter of gradients", scattered, calls, shards, in_node),
     ]
     if muon.collectives:
-        found.append(Traffic("Muon's matrices", muon.sent, muon.collectives, shards, fits))
+        found.append(Traffic("Muon's matrices", muon.sent, muon.collectives, shards, in_node))
     if layout.replicas > 1:
         own = FLOAT * sum(unit.own for unit in units)
-        sent = 2 * _others(layout.replicas) * own
-        over = layout.world <= settings.gpus_per_node
-        found.append(Traffic("all-reduce of gradients", sent, len(units), layout.replicas, over))
+        sent = accumulate * 2 * _others(layout.replicas) * own
+        name = "all-reduce of gradients"
+        found.append(Traffic(name, sent, calls, layout.replicas, all_in_node))
     return found
 
 

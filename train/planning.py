@@ -1,6 +1,5 @@
 """Put a plan together: what a run would hold, send, take and cost on a cluster that isn't there."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -13,9 +12,11 @@ from models.sizing import resolve
 
 from .config import RunConfig
 from .gpus import GIB, Gpu, find_gpu
+from .parallel_config import ParallelConfig
+from .plan_cache import remembered
 from .plan_memory import Memory, largest_rows, memory_of
 from .plan_muon import MuonWork, muon_work
-from .plan_settings import Layout, PlanSettings
+from .plan_settings import Layout, PlanSettings, layout_of
 from .plan_shards import UnitSize, unit_sizes
 from .plan_step import NotPredicted, StepAsked
 from .plan_time import StepTime, Traffic, step_time, traffic_of
@@ -121,83 +122,110 @@ def make_plan(config: RunConfig, settings: PlanSettings) -> Plan:
     gpu = find_gpu(settings.gpu)
     work = work_of(config, settings)
     limit = gpu.memory * settings.usable
-    chosen, units, memory, notes = _laid_out(work, settings, limit)
+    laid, notes = _laid_out(work, config.parallel, limit)
     largest = None
-    if memory is not None:
-        at = _memory_at(work, units, chosen)
-        share = config.trainer.rows_per_step // settings.world
-        largest = largest_rows(at, limit, memory, max(share, work.asked.rows, LOOKED_ROWS))
-    muon = muon_work(work.asked.backbone, work.asked.optim, chosen.shards)
-    traffic = traffic_of(units, chosen, settings, work.accumulate, muon)
-    flops = (work.flops + work.rerun_flops) / work.world + muon.flops
+    if laid.memory is not None:
+        share = config.trainer.rows_per_step // work.world
+        most = max(share, work.asked.rows, LOOKED_ROWS)
+        largest = largest_rows(laid.memory_at, limit, laid.memory, most)
+    traffic = traffic_of(laid.units, laid.layout, work.accumulate, laid.muon)
+    flops = (work.flops + work.rerun_flops) / work.world + laid.muon.flops
     time = step_time(flops, traffic, gpu, settings, work.bf16)
-    notes += _notes(config, settings, work)
-    return Plan(settings, gpu, work, chosen, memory, limit, largest, traffic, time, muon, notes)
+    notes += _notes(config, settings, work, laid)
+    return Plan(
+        settings,
+        gpu,
+        work,
+        laid.layout,
+        laid.memory,
+        limit,
+        largest,
+        traffic,
+        time,
+        laid.muon,
+        notes,
+    )
 
 
-def _laid_out(
-    work: Work, settings: PlanSettings, limit: float
-) -> tuple[Layout, list[UnitSize], Memory | None, list[str]]:
-    """Choose a strategy, where that is left open: the first that fits."""
-    names = [settings.strategy]
-    if settings.strategy == "auto":
-        names = ["single"] if settings.world == 1 else ["ddp", "fsdp2"]
-    notes: list[str] = []
-    found: tuple[Layout, list[UnitSize], Memory | None] | None = None
-    for name in names:
-        layout = settings.layout(name)
-        units = unit_sizes(work.asked.backbone, layout.shards)
-        try:
-            memory = memory_of(work.asked, units, layout, work.accumulate)
-        except NotPredicted as error:
-            return layout, units, None, [*notes, f"memory is not predicted: {error}"]
-        found = (layout, units, memory)
-        if memory.total <= limit:
-            break
-        if name != names[-1]:
-            notes.append(
-                f"strategy={name} would hold {memory.total / GIB:.1f} GiB, more than the "
-                f"{limit / GIB:.1f} that may be used"
-            )
-    assert found is not None
-    return *found, notes
+@dataclass(frozen=True)
+class _LaidOut:
+    """A step under one strategy."""
+
+    asked: StepAsked
+    layout: Layout
+    units: list[UnitSize]
+    muon: MuonWork
+    offload: bool
+    memory: Memory | None = None
+
+    def memory_at(self, rows: int) -> Memory:
+        """Return what a GPU holds with so many rows in its micro-batch."""
+        asked = replace(self.asked, rows=rows)
+        return memory_of(asked, self.units, self.layout, self.muon, self.offload)
 
 
-def _memory_at(work: Work, units: list[UnitSize], layout: Layout) -> Callable[[int], Memory]:
-    return lambda rows: memory_of(replace(work.asked, rows=rows), units, layout, work.accumulate)
+def _laid_out(work: Work, parallel: ParallelConfig, limit: float) -> tuple[_LaidOut, list[str]]:
+    """Lay a step out as the run would; where that is left open and ddp doesn't fit, in shards."""
+    first = _under(work, parallel)
+    try:
+        first = replace(first, memory=first.memory_at(work.asked.rows))
+    except NotPredicted as error:
+        return first, [f"memory is not predicted: {error}"]
+    assert first.memory is not None
+    if parallel.strategy != "auto" or parallel.processes == 1 or first.memory.total <= limit:
+        return first, []
+    second = _under(work, replace(parallel, strategy="fsdp2"))
+    note = (
+        f"strategy=ddp would hold {first.memory.total / GIB:.1f} GiB, more than the "
+        f"{limit / GIB:.1f} that may be used: train with parallel.strategy=fsdp2, as planned here"
+    )
+    return replace(second, memory=second.memory_at(work.asked.rows)), [note]
+
+
+def _under(work: Work, parallel: ParallelConfig) -> _LaidOut:
+    layout, asked = layout_of(parallel), work.asked
+    muon = muon_work(asked.backbone, asked.optim, layout.shards, asked.trainable)
+    units = unit_sizes(asked.backbone, layout.shards)
+    return _LaidOut(asked, layout, units, muon, parallel.offload)
 
 
 def work_of(config: RunConfig, settings: PlanSettings) -> Work:
     """Return what is trained; raises ValueError where a batch can't be cut."""
     backbone = resolved_backbone(config, settings)
     rows, accumulate = cut(config, settings)
-    with torch.device("meta"):
-        built = Backbone(backbone)
+    built = _on_meta(backbone)
     plan = StagePlan(config.stages, config.trainer.max_steps)
     stride = max(1, config.trainer.max_steps // SAMPLED_STEPS)
     kinds = kinds_of_steps(built, replace(config, backbone=backbone), plan, stride)
     bf16 = _is_bf16(config, settings)
     asked = _asked(config, settings, backbone, built, kinds_most(kinds), rows, bf16)
+    asked = replace(asked, accumulates=accumulate > 1)
     seen, context = sum(kinds.values()), config.data.context
     global_rows, document = config.trainer.rows_per_step, {DocumentSize(context): 1.0}
     flops = sum(n * step_flops(built, document, kind) for kind, n in kinds.items()) / seen
     again = 0.0
     if rows * context > asked.objective.chunk_size:
         again += context * built.readout_flops
-    if settings.recompute == "blocks":
+    if config.parallel.recompute == "blocks":
         each = [n * built.depth.prefill_cost(context, k.loops).flops for k, n in kinds.items()]
         again += sum(each) / seen
     return Work(
         asked,
         built.num_parameters,
         accumulate,
-        settings.world,
+        config.parallel.processes,
         config.trainer.max_steps,
         global_rows * flops,
         global_rows * again,
         sum(kind.loops * n for kind, n in kinds.items()) / seen,
         bf16,
     )
+
+
+@remembered
+def _on_meta(backbone: BackboneConfig) -> Backbone:
+    with torch.device("meta"):
+        return Backbone(backbone)
 
 
 def kinds_most(kinds: Any) -> StepKind:
@@ -234,7 +262,7 @@ def _asked(
         bf16=bf16,
         cuda=settings.gpu != "cpu",
         flash_attn=settings.flash_attn,
-        recompute=settings.recompute == "blocks",
+        recompute=config.parallel.recompute == "blocks",
         clip=config.trainer.gradient_clip > 0,
         trainable=tuple(stage.trainable),
     )
@@ -253,20 +281,24 @@ def cut(config: RunConfig, settings: PlanSettings) -> tuple[int, int]:
     Raises:
         ValueError: the global batch isn't so many equal parts.
     """
-    total, world = config.trainer.rows_per_step, settings.world
-    each = settings.rows or config.parallel.accumulate
-    if total % (world * each):
-        key = "rows" if settings.rows else "parallel.accumulate"
+    total, world = config.trainer.rows_per_step, config.parallel.processes
+    if not settings.rows:
+        return total // (world * config.parallel.accumulate), config.parallel.accumulate
+    if total % (world * settings.rows):
         raise ValueError(
-            f"trainer.rows_per_step={total} can't be cut into world={world} x {key}={each} equal "
-            f"parts: choose a multiple of {world * each}"
+            f"trainer.rows_per_step={total} can't be cut into {world} GPUs x rows={settings.rows} "
+            f"equal parts: choose a multiple of {world * settings.rows}"
         )
-    rest = total // (world * each)
-    return (settings.rows, rest) if settings.rows else (rest, each)
+    return settings.rows, total // (world * settings.rows)
 
 
-def _notes(config: RunConfig, settings: PlanSettings, work: Work) -> list[str]:
+def _notes(config: RunConfig, settings: PlanSettings, work: Work, laid: _LaidOut) -> list[str]:
     notes = []
+    if laid.offload and laid.memory is not None:
+        notes.append(
+            f"parallel.offload: {laid.memory.offloaded / GIB:.1f} GiB of each GPU's shards lie in "
+            "the CPU's memory; neither moving them nor the CPU's optimizer step is in the time"
+        )
     if len(config.stages) > 1:
         notes.append("memory is the first stage's; later stages may hold more or less")
     if config.backbone.latent.kind != "none":
@@ -296,8 +328,10 @@ def plain(plan: Plan) -> dict[str, Any]:
         "context": work.asked.context,
         "rows_per_gpu": work.asked.rows,
         "accumulate": work.accumulate,
+        "recompute": "blocks" if work.asked.recompute else "none",
         "precision": "bf16" if work.bf16 else "32",
         "memory": None if memory is None else {**memory.parts, "total": memory.total},
+        "memory_offloaded": 0.0 if memory is None else memory.offloaded,
         "memory_limit": plan.limit,
         "fits": plan.fits,
         "largest_rows_per_gpu": plan.largest,

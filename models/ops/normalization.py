@@ -72,6 +72,11 @@ def _scalar(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
         return torch.tensor(value, dtype=dtype, device=device)
 
 
+def forget_scalars() -> None:
+    """Drop the cached scalars: those made of tensors without contents are of no use to others."""
+    _scalar.cache_clear()
+
+
 class _RMSNorm(torch.autograd.Function):
     """With r the inverse root: `dx = r (w g) - x r^3 / D sum(w g x)`, `dw = sum(g x r)`."""
 

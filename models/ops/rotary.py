@@ -66,5 +66,10 @@ def _table(
         return cosine.to(dtype), sine.to(dtype)
 
 
+def forget_tables() -> None:
+    """Drop the cached tables: those made of tensors without contents are of no use to others."""
+    _table.cache_clear()
+
+
 def _round_up(length: int) -> int:
     return 1 << max(length - 1, 255).bit_length()

@@ -8,12 +8,14 @@ import pytest
 from tests.train.runs import SMALL
 from tests.train.test_plan_memory import BACKBONES
 from train.gpus import GPUS, NAMES, find_gpu
-from train.optim import OptimConfig
-from train.plan import main
-from train.plan_muon import MuonWork, muon_work
-from train.plan_settings import Layout, PlanSettings
+from train.parallel_config import ParallelConfig
+from train.plan import compose_run, main, read_plan_settings
+from train.plan_muon import MuonWork
+from train.plan_settings import Layout, PlanSettings, layout_of
 from train.plan_shards import UnitSize, unit_sizes
 from train.plan_time import Traffic, step_time, traffic_of
+from train.plan_tracker import GRADIENTS, OPTIMIZER, WEIGHTS
+from train.planning import make_plan
 
 UNITS = [UnitSize("a", 600, 75, 0, 0), UnitSize("root", 200, 25, 0, 0, is_root=True)]
 
@@ -61,19 +63,39 @@ def test_what_does_not_fit_says_what_to_change(capsys: pytest.CaptureFixture[str
     assert main(["experiment=smoke", *SMALL, *big, "world=4", "usable=1"]) in (0, 1)
     out, _ = capsys.readouterr()
     assert "fsdp2, 4 shards x 1" in out and "strategy=ddp would hold" in out
+    assert "train with parallel.strategy=fsdp2" in out
+
+
+def test_a_plan_is_of_the_run_as_it_is_set() -> None:
+    parallel = ["parallel.strategy=fsdp2", "parallel.devices=2", "parallel.nodes=2"]
+    short = ["strategy=fsdp2", "world=4", "gpus_per_node=2"]
+    more = ["replicas=2", "recompute=blocks", "parallel.offload=true", "parallel.accelerator=auto"]
+    plans = []
+    for own in (parallel, short):
+        settings, overrides = read_plan_settings([*own, *more, *SMALL, "experiment=smoke"])
+        plans.append(make_plan(compose_run(overrides), settings))
+    for plan in plans:
+        assert plan.layout == Layout("fsdp2", 4, 2, 2, 2) and plan.work.asked.recompute
+        assert plan.memory is not None and plan.memory.offloaded > 0
+        assert not {WEIGHTS, GRADIENTS, OPTIMIZER} & set(plan.memory.parts)
+        assert "the CPU's memory" in " ".join(plan.notes)
+    assert plans[0].memory == plans[1].memory and plans[0].traffic == plans[1].traffic
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["gpu=tpu"], f"gpu=tpu is not known: choose one of {', '.join(NAMES)}"),
-        (["world=3"], "trainer.rows_per_step=4 can't be cut into world=3 x parallel.accumulate=1"),
-        (["rows=3"], "trainer.rows_per_step=4 can't be cut into world=1 x rows=3"),
-        (["world=0"], "world=0 must be at least 1"),
-        (["strategy=zero"], "strategy=zero is not known: choose auto, single, ddp"),
-        (["strategy=single", "world=2"], "strategy=single is one GPU, and world=2"),
-        (["strategy=fsdp2", "world=4", "replicas=3"], "replicas=3 doesn't divide world=4"),
-        (["replicas=2", "world=2"], "replicas=2 is of sharded runs, and strategy=auto"),
+        (
+            ["world=3"],
+            "trainer.rows_per_step=4 can't be cut into parallel.devices=3 x parallel.nod",
+        ),
+        (["rows=3"], "trainer.rows_per_step=4 can't be cut into 1 GPUs x rows=3"),
+        (["world=-1"], "world=-1 must be at least 0"),
+        (["strategy=zero"], "parallel.strategy=zero is not known: choose auto, single, ddp"),
+        (["strategy=single", "world=2"], "parallel.strategy=single is one process"),
+        (["strategy=fsdp2", "world=4", "replicas=3"], "parallel.replicas=3 can't be cut from 4"),
+        (["replicas=2", "world=2"], "parallel.replicas=2 is for sharded weights"),
         (["peak_fraction=2"], "peak_fraction=2.0 must be above 0 and at most 1"),
         (["backbone.dimm=8"], "dimm"),
         (["world=many"], "world"),
@@ -97,24 +119,25 @@ def test_a_check_without_the_gpu_says_that_it_did_not_run(
 
 
 def test_ddp_sends_every_gradient_twice_around_the_ring() -> None:
-    settings = PlanSettings(world=16)
-    (part,) = traffic_of(UNITS, settings.layout("ddp"), settings, 1, MuonWork())
+    layout = layout_of(ParallelConfig(strategy="ddp", devices=8, nodes=2))
+    (part,) = traffic_of(UNITS, layout, 3, MuonWork())
     assert (part.sent, part.group, part.is_in_node) == (2 * 15 / 16 * 4 * 800, 16, False)
-    assert traffic_of(UNITS, Layout("single", 1, 1, 1), settings, 1, MuonWork()) == []
+    assert traffic_of(UNITS, layout_of(ParallelConfig()), 1, MuonWork()) == []
 
 
-def test_shards_are_gathered_twice_and_the_root_once() -> None:
-    settings = PlanSettings(world=8, strategy="fsdp2")
-    gather, scatter = traffic_of(UNITS, settings.layout("fsdp2"), settings, 3, MuonWork())
+def test_shards_are_gathered_twice_and_cut_up_in_every_micro_batch() -> None:
+    """And the root is gathered once."""
+    layout = layout_of(ParallelConfig(strategy="fsdp2", devices=8))
+    gather, scatter = traffic_of(UNITS, layout, 3, MuonWork())
     assert (gather.sent, gather.calls) == (3 * 7 / 8 * 4 * (2 * 600 + 200), 9)
-    assert (scatter.sent, scatter.is_in_node) == (7 / 8 * 4 * 800, True)
+    assert (scatter.sent, scatter.calls) == (3 * 7 / 8 * 4 * 800, 6) and scatter.is_in_node
 
 
-def test_hybrid_adds_pieces_up_over_nodes() -> None:
-    settings = PlanSettings(world=64, strategy="hybrid")
-    layout = settings.layout("hybrid")
-    assert layout == Layout("hybrid", 64, 8, 8)
-    *_, over = traffic_of(UNITS, layout, settings, 1, MuonWork())
+def test_replicas_add_pieces_up_over_nodes() -> None:
+    layout = layout_of(ParallelConfig(strategy="fsdp2", devices=8, nodes=8, replicas=8))
+    assert layout == Layout("fsdp2", 64, 8, 8, 8)
+    gather, *_, over = traffic_of(UNITS, layout, 1, MuonWork())
+    assert gather.is_in_node
     assert (over.sent, over.group, over.is_in_node) == (2 * 7 / 8 * 4 * 100, 8, False)
 
 
@@ -124,14 +147,6 @@ def test_what_computing_hides_costs_no_time() -> None:
     flops = 989e12 * 0.35  # one second
     assert step_time(flops, [short], gpu, settings, True).step == pytest.approx(1.0)
     assert step_time(flops, 2 * [short], gpu, settings, True).step == pytest.approx(1.3)
-
-
-def test_muon_runs_all_products_where_nothing_is_sharded() -> None:
-    config = BACKBONES["transformer"]
-    assert muon_work(config, OptimConfig(kind="adamw"), 1) == MuonWork()
-    whole, parts = (muon_work(config, OptimConfig(), shards) for shards in (1, 4))
-    assert whole.sent == 0 < parts.sent
-    assert whole.flops / 4 < parts.flops < whole.flops
 
 
 def test_uneven_shards_are_counted_as_torch_cuts_them() -> None:
