@@ -62,8 +62,12 @@ def test_a_sweep_of_four_runs_of_two_processes_leaves_four_folders(tmp_path: Pat
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads Linux's process table")
 def test_processes_die_together_go_on_and_stop_politely(tmp_path: Path) -> None:
-    """One is killed and all go on; one is killed for good; the job is asked to stop; it ends."""
-    command = (*TWO, "trainer.max_steps=300", "trainer.checkpoint_every=10")
+    """One is killed and all go on; one is killed for good; the job is asked to stop; it ends.
+
+    Weights are in shards, and are scored before they are saved.
+    """
+    scored = ("trainer.validate_every=10", "trainer.validation_rows=4", "parallel.strategy=fsdp2")
+    command = (*TWO, *scored, "trainer.max_steps=300", "trainer.checkpoint_every=10")
     runs = tmp_path / "runs" / "smoke"
 
     process = start("train", *command, "parallel.restarts=1", cwd=tmp_path)
