@@ -25,10 +25,10 @@ from train.precision import resolve_accelerator, resolve_precision
 
 # Everything else determines losses, beyond rounding.
 FREE = (
-    *("experiment_name", "runs", "parallel.", "logger.", "eval.", "study."),
+    *("experiment_name", "runs", "parallel.", "logger.", "eval.", "study.", "returns"),
     "concepts.",
     *("data.name", "data.root", "data.workers", "data.verify"),
-    *("trainer.compile", "trainer.checkpoint_every", "trainer.keep_last"),
+    *("trainer.compile", "trainer.checkpoint_every", "trainer.keep_last", "trainer.keep_best"),
     *("trainer.validate_every", "trainer.validation_rows"),
 )
 OTHERS = {"parallel.accelerator": "auto", "trainer.precision": "bf16"}
