@@ -134,10 +134,12 @@ class Patient:
         except (StopIteration, FileNotFoundError):
             return 0
 
-    def begin(self, *more: str, limit: int | None = None) -> subprocess.Popen[str]:
+    def begin(
+        self, *more: str, limit: int | None = None, **variables: str
+    ) -> subprocess.Popen[str]:
         """Start the command; `limit` is the largest file that it may write, bytes."""
         if limit is None:
-            return start("train", *self.command, *more, cwd=self.folder)
+            return start("train", *self.command, *more, cwd=self.folder, **variables)
         soft = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, soft))
@@ -292,7 +294,8 @@ def kill_one(patient: Patient) -> Outcome:
 
 def stall(patient: Patient) -> Outcome:
     """One process of several hangs: the others notice, and the job ends."""
-    process = patient.begin("trainer.stall_seconds=5")
+    # A stopped process can't be asked to save: who waits for it shouldn't wait for long.
+    process = patient.begin("trainer.stall_seconds=5", TORCH_ELASTIC_SHUTDOWN_TIMEOUT="5")
     patient.some_steps(process, "stall")
     os.kill(patient.draw.choice(children(process)), signal.SIGSTOP)
     status, said = end(process, "stall")

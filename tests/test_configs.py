@@ -53,7 +53,7 @@ GROUPS = {
         "trainer",
         "parallel",
     ),
-    *("logger", "experiment", "arm", "sweep", "debug"),
+    *("logger", "experiment", "arm", "sweep", "launcher", "debug"),
 }
 
 
@@ -160,6 +160,8 @@ def test_every_backbone_has_every_size(backbone: str, size: str) -> None:
             "mlp",
             "depth",
             "latent",
+            "sweep",
+            "launcher",
         )
         for name in options(group)
     ],

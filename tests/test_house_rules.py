@@ -22,7 +22,7 @@ MAY_IMPORT = {
 }
 VERBS = {
     *("__main__", "schema", "inspect", "report", "speed", "study", "plan", "publish"),
-    *("thoughts", "chunks", "concepts", "verb"),
+    *("sbatch", "thoughts", "chunks", "concepts", "verb"),
 }
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60

@@ -78,7 +78,9 @@ def start_processes(parallel: ParallelConfig, arguments: Sequence[str]) -> None:
         ProcessesFailed: one of them ended with an error.
         KeyboardInterrupt: the run was asked to stop, with the signal's number; it has saved.
     """
-    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(SAVE_SECONDS)
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SAVE_SECONDS))
+    # In a store that outlives a restart, processes would find the addresses of those that died.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     os.environ["OMP_NUM_THREADS"] = str(parallel.threads or 1)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # each process would warn of the same
     agent = elastic_launch(_agent(parallel), sys.executable)

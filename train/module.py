@@ -147,7 +147,9 @@ class PretrainModule(L.LightningModule):
         config = self._last_objective()
         given = {"share": 0.0, "loops": loops, "record": record}
         self.net.eval()
-        with torch.no_grad(), self.trainer.precision_plugin.val_step_context():
+        # Without a backward pass, the root would go on holding its weights whole: its parameters
+        # would be others than the optimiser's.
+        with torch.no_grad(), gathered(self.net), self.trainer.precision_plugin.val_step_context():
             loss = self.net(batch.to(self.device), config, None, **given)
         self.net.train()
         return float(loss)

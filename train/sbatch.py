@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -63,10 +63,9 @@ def _script(composed: DictConfig, jobs: int) -> str:
     """Write the script as submitit does, which Hydra's launcher hands its settings to."""
     from submitit.slurm.slurm import _convert_mem, _make_sbatch_string
 
-    launcher: Any = OmegaConf.to_container(composed.hydra.launcher, resolve=True)
-    given: dict[str, Any] = {
-        _RENAMED.get(k, k): v for k, v in launcher.items() if k not in _NOT_SBATCH
-    }
+    settings = OmegaConf.to_container(composed.hydra.launcher, resolve=True)
+    launcher = cast(dict[str, Any], settings)
+    given = {_RENAMED.get(k, k): v for k, v in launcher.items() if k not in _NOT_SBATCH}
     if given["mem"] is not None:
         given["mem"] = _convert_mem(given["mem"])
     folder = launcher["submitit_folder"]

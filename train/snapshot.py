@@ -35,8 +35,11 @@ class Snapshot:
     def of(cls, trainer: L.Trainer, module: PretrainModule) -> "Snapshot":
         """Copy what there is now."""
         tensors = {f"{MODEL}/{name}": tensor for name, tensor in _model_tensors(module).items()}
-        state = _optimizer_of(trainer).state
-        for name, parameter in module.named_parameters():
+        optimizer, named = _optimizer_of(trainer), dict(module.named_parameters())
+        stepped = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+        assert stepped == set(named.values()), "weights are to be saved in their shards"
+        state = optimizer.state
+        for name, parameter in named.items():
             for entry, value in state.get(parameter, {}).items():
                 tensors[f"{OPTIMIZER}/{name}/{entry}"] = value
         copies = {name: _copied(tensor) for name, tensor in tensors.items()}

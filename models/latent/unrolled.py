@@ -57,12 +57,14 @@ class Layout:
         starts_N = begins_BT.flatten().nonzero()[:, 0]
         ends_N = torch.cat([starts_N[1:], starts_N.new_tensor([rows * length])])
         real_N = own_BT.flatten()[starts_N] >= 0
+        if not real_N.any():  # nothing but padding: an empty document runs along with the others'
+            starts_N, ends_N, real_N = starts_N[:1], starts_N[:1], torch.ones_like(real_N[:1])
         starts_N, ends_N = starts_N[real_N], ends_N[real_N]
         thoughts_M = places_BT.flatten().nonzero()[:, 0]
         number_M = torch.searchsorted(starts_N, thoughts_M, right=True) - 1
         cuts_N = torch.zeros_like(ends_N).scatter_reduce(0, number_M, thoughts_M + 1, "amax")
         cuts_N = torch.where(cuts_N > 0, cuts_N, ends_N)
-        head = int((cuts_N - starts_N).max())
+        head = max(1, int((cuts_N - starts_N).max()))
         tail = int((ends_N - cuts_N).max())
         if together:
             head, tail = most_in_any_process([head, tail], device)

@@ -77,7 +77,10 @@ def built(case: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> Objec
 
 
 def global_batch(step: int) -> Batch:
-    """Rows with thoughts here and there, and ever more targets: most processes have fewer."""
+    """Rows with thoughts here and there: most processes have fewer thoughts and targets.
+
+    In the last step half of the rows are padding, so that a process has nothing else.
+    """
     generator = torch.Generator().manual_seed(step)
     tokens_BT = torch.randint(1, VOCABULARY, (ROWS, LENGTH), generator=generator)
     roles_BT = torch.ones_like(tokens_BT)
@@ -87,6 +90,8 @@ def global_batch(step: int) -> Batch:
     loss_BT = loss_BT * (torch.arange(ROWS)[:, None] > 0)
     segments_BT = torch.zeros_like(tokens_BT)
     segments_BT[:, 14:] = 1
+    if step == STEPS - 1:
+        roles_BT[ROWS // 2 :], segments_BT[ROWS // 2 :], loss_BT[ROWS // 2 :] = 0, -1, 0
     targets_BT = tokens_BT.roll(-1, dims=1)
     places_B = torch.arange(ROWS)
     return Batch(tokens_BT, targets_BT, segments_BT, roles_BT, loss_BT, loss_BT.sum(), places_B)

@@ -36,6 +36,7 @@ def workers(process: subprocess.Popen[str]) -> list[int]:
     return [int(pid) for pid in listed.split()]
 
 
+@pytest.mark.nightly
 @pytest.mark.multiprocess
 @pytest.mark.timeout(300)
 def test_a_sweep_of_four_runs_of_two_processes_leaves_four_folders(tmp_path: Path) -> None:
@@ -62,8 +63,12 @@ def test_a_sweep_of_four_runs_of_two_processes_leaves_four_folders(tmp_path: Pat
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads Linux's process table")
 def test_processes_die_together_go_on_and_stop_politely(tmp_path: Path) -> None:
-    """One is killed and all go on; one is killed for good; the job is asked to stop; it ends."""
-    command = (*TWO, "trainer.max_steps=300", "trainer.checkpoint_every=10")
+    """One is killed and all go on; one is killed for good; the job is stopped; a sweep ends it.
+
+    Weights are in shards, and are scored before they are saved.
+    """
+    scored = ("trainer.validate_every=10", "trainer.validation_rows=4", "parallel.strategy=fsdp2")
+    command = (*TWO, *scored, "trainer.max_steps=300", "trainer.checkpoint_every=10")
     runs = tmp_path / "runs" / "smoke"
 
     process = start("train", *command, "parallel.restarts=1", cwd=tmp_path)
@@ -91,8 +96,9 @@ def test_processes_die_together_go_on_and_stop_politely(tmp_path: Path) -> None:
     assert (process.returncode, out) == (143, "")
     assert err.count("saved; the same command goes on from there") == 1
 
-    status, out, err = launch("train", *command, cwd=tmp_path)
+    status, out, err = launch("train", "-m", *command, "seed=0", cwd=tmp_path)
     assert (status, out) == (0, f"run: {run.relative_to(tmp_path)}\n"), err
+    assert list(runs.glob("[a-z]*")) == [run]
     assert [int(row["step"]) for row in metrics(run)] == list(range(1, 301))
 
 
