@@ -26,6 +26,7 @@ class CorpusRoot:
     logger: dict[str, Any] = field(default_factory=dict)
     eval: dict[str, Any] = field(default_factory=dict)
     study: dict[str, Any] = field(default_factory=dict)
+    returns: list[str] = field(default_factory=list)
     concepts: dict[str, Any] = field(default_factory=dict)
 
 

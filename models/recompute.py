@@ -9,18 +9,17 @@ Legend: B batch, T time, D width.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
 from typing import Any
 
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-_AGAIN: ContextVar[bool] = ContextVar("again", default=False)
+_again = False  # of the module and not of a context: torch.compile guards on it
 
 
 def is_again() -> bool:
     """Whether what runs now ran before, and is run again for its gradient."""
-    return _AGAIN.get()
+    return _again
 
 
 def recomputed(
@@ -52,8 +51,9 @@ def _contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[No
 
 @contextmanager
 def _running_again() -> Iterator[None]:
-    token = _AGAIN.set(True)
+    global _again
+    before, _again = _again, True
     try:
         yield
     finally:
-        _AGAIN.reset(token)
+        _again = before

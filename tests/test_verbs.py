@@ -182,6 +182,7 @@ def test_from_a_corpus_to_a_report(run: Run, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.nightly
 def test_a_sweep_makes_a_run_for_each_value_and_skips_what_is_done(
     run: Run, tmp_path: Path
 ) -> None:

@@ -63,7 +63,7 @@ def test_it_trains_alike_in_parts_and_shows_where_it_cuts(
     [
         (["rows=0", "run=x"], 2, "rows=0 must be at least 1"),
         (["documents=3"], 2, "run is not set"),
-        (["page=1"], 2, "page=1: not a setting; allowed are run, output"),
+        (["page=1"], 2, "page is not a setting: choose one of run, output"),
         (["run=nowhere"], 1, "nowhere: no such folder"),
     ],
 )

@@ -178,8 +178,10 @@ ROUTED = (*_SHORT, "backbone=mor", "backbone.depth.route=token", "backbone.num_l
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("command", "name", "loops"),
-    [(DISTRIBUTED, "looped", {"1", "2", "3"}), (ROUTED, "mor", {"3"})],
-    ids=["looped", "routed"],
+    [
+        pytest.param(DISTRIBUTED, "looped", {"1", "2", "3"}, id="looped"),
+        pytest.param(ROUTED, "mor", {"3"}, id="routed", marks=pytest.mark.nightly),
+    ],
 )
 def test_two_processes_train_as_one(
     tmp_path: Path, command: tuple[str, ...], name: str, loops: set[str]

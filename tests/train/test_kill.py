@@ -43,6 +43,7 @@ def undisturbed(folder: Path, corpora: Path) -> Path:
     return pretrain(config, plain)
 
 
+@pytest.mark.nightly  # tests.drill has a short one
 @pytest.mark.timeout(300)
 def test_however_it_is_stopped_the_same_command_ends_the_same(tmp_path: Path) -> None:
     """Killed before its first checkpoint, killed after some, asked to stop; then to its end."""

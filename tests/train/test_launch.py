@@ -63,32 +63,23 @@ def test_a_sweep_of_four_runs_of_two_processes_leaves_four_folders(tmp_path: Pat
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads Linux's process table")
 def test_processes_die_together_go_on_and_stop_politely(tmp_path: Path) -> None:
-    """One is killed and all go on; one is killed for good; the job is stopped; a sweep ends it.
+    """One is killed and all go on; the job is asked to stop; a sweep of one run ends it.
 
-    Weights are in shards, and are scored before they are saved.
+    Weights are in shards, and are scored before they are saved. One that is killed for good is for
+    the drill (`tests.drill`).
     """
     scored = ("trainer.validate_every=10", "trainer.validation_rows=4", "parallel.strategy=fsdp2")
-    command = (*TWO, *scored, "trainer.max_steps=300", "trainer.checkpoint_every=10")
+    command = (*TWO, *scored, "trainer.max_steps=120", "trainer.checkpoint_every=10")
     runs = tmp_path / "runs" / "smoke"
 
     process = start("train", *command, "parallel.restarts=1", cwd=tmp_path)
     try:
-        wait_for_rows(runs, 30, process)
+        wait_for_rows(runs, 20, process)
         (run,) = runs.iterdir()
         first = workers(process)
         os.kill(first[-1], signal.SIGKILL)
         wait_until(lambda: len(workers(process)) == 2 and not set(workers(process)) & set(first))
-        wait_for_rows(runs, 60, process)
-        os.kill(workers(process)[-1], signal.SIGKILL)
-        out, err = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert (process.returncode, out) == (137, "")
-    assert "train: process 1 was killed by SIGKILL; the same command goes on from" in err
-
-    process = start("train", *command, cwd=tmp_path)
-    try:
-        wait_for_rows(runs, 90, process)
+        wait_for_rows(runs, 45, process)
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=120)
     finally:
@@ -99,7 +90,7 @@ def test_processes_die_together_go_on_and_stop_politely(tmp_path: Path) -> None:
     status, out, err = launch("train", "-m", *command, "seed=0", cwd=tmp_path)
     assert (status, out) == (0, f"run: {run.relative_to(tmp_path)}\n"), err
     assert list(runs.glob("[a-z]*")) == [run]
-    assert [int(row["step"]) for row in metrics(run)] == list(range(1, 301))
+    assert [int(row["step"]) for row in metrics(run)] == list(range(1, 121))
 
 
 @pytest.mark.multiprocess
@@ -107,10 +98,10 @@ def test_processes_die_together_go_on_and_stop_politely(tmp_path: Path) -> None:
 def test_a_preempted_job_saves_is_queued_again_and_goes_on(tmp_path: Path) -> None:
     """With submitit's local executor, which queues as SLURM does."""
     pytest.importorskip("submitit")
-    command = ("launcher=submitit", *QUICK, "trainer.max_steps=400")
-    process = start("train", *command, "trainer.checkpoint_every=400", cwd=tmp_path)
+    command = ("launcher=submitit", *QUICK, "trainer.max_steps=150")
+    process = start("train", *command, "trainer.checkpoint_every=150", cwd=tmp_path)
     try:
-        wait_for_rows(tmp_path / "runs" / "smoke", 40, process, "[a-z]*")
+        wait_for_rows(tmp_path / "runs" / "smoke", 30, process, "[a-z]*")
         job = next((tmp_path / "runs" / "smoke" / ".sweep" / ".submitit").glob("[0-9]*"))
         controller = int(job.name)
         listed = Path(f"/proc/{controller}/task/{controller}/children").read_text()
@@ -120,7 +111,7 @@ def test_a_preempted_job_saves_is_queued_again_and_goes_on(tmp_path: Path) -> No
         process.kill()
     assert process.returncode == 0, err
     (run,) = (tmp_path / "runs" / "smoke").glob("[a-z]*")
-    assert [int(row["step"]) for row in metrics(run)] == list(range(1, 401))
+    assert [int(row["step"]) for row in metrics(run)] == list(range(1, 151))
     log = "".join(path.read_text() for path in job.glob("*.err"))
     assert "saved; the same command goes on from there" in log
     assert log.count("training transformer, seed 0, from the beginning") == 1
