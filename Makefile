@@ -25,7 +25,7 @@ quickstart: $(STAMP)  ## make a corpus, pretrain five small backbones on it, dra
 	$(BIN)/python -m train.study experiment=quickstart
 
 test: lint  ## lint, check types and run the tests (under 10 minutes on two cores)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(STAMP)  ## check style, format and types
 	$(BIN)/python -m ruff check .

@@ -93,6 +93,7 @@ def test_processes_die_together_go_on_and_stop_politely(tmp_path: Path) -> None:
     assert [int(row["step"]) for row in metrics(run)] == list(range(1, 121))
 
 
+@pytest.mark.nightly
 @pytest.mark.multiprocess
 @pytest.mark.timeout(300)
 def test_a_preempted_job_saves_is_queued_again_and_goes_on(tmp_path: Path) -> None:
