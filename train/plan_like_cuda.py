@@ -15,11 +15,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.module import (
-    register_module_forward_hook,
-    register_module_forward_pre_hook,
-)
 from torch.overrides import TorchFunctionMode
+
+from .plan_tracker import around_modules
 
 _ATTENTION = F.scaled_dot_product_attention
 _IS_CPU = torch.Tensor.is_cpu.__get__  # pyright: ignore[reportAttributeAccessIssue]
@@ -59,15 +57,8 @@ class LikeCuda(TorchFunctionMode):
                 self._entered_in.pop()
                 self.__exit__(None, None, None)
 
-        hooks = [
-            register_module_forward_pre_hook(enter),
-            register_module_forward_hook(leave, always_call=True),
-        ]
-        try:
+        with around_modules(enter, leave):
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

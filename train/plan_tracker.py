@@ -31,6 +31,22 @@ Namer = Callable[[nn.Module], str | None]
 """Which part of the memory a module's own results belong to; None is its caller's."""
 
 
+@contextmanager
+def around_modules(
+    enter: Callable[[nn.Module, Any], None], leave: Callable[[nn.Module, Any, Any], None]
+) -> Iterator[None]:
+    """Call these before and after the forward pass of every module, also of one that fails."""
+    hooks = [
+        register_module_forward_pre_hook(enter),
+        register_module_forward_hook(leave, always_call=True),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 class LiveBytes(TorchDispatchMode):
     """Follows every storage that is allocated inside it.
 
@@ -72,15 +88,8 @@ class LiveBytes(TorchDispatchMode):
         def leave(module: nn.Module, inputs: Any, outputs: Any) -> None:
             self._owners.pop()
 
-        hooks = [
-            register_module_forward_pre_hook(enter),
-            register_module_forward_hook(leave, always_call=True),
-        ]
-        try:
+        with around_modules(enter, leave):
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def assign(self, tensors: Iterable[Tensor], part: str) -> None:
         """Say what tensors are; those that were not seen yet are added."""
