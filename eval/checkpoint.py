@@ -20,7 +20,7 @@ from .stored import MODEL, Stored, StoredError
 CHECKPOINT_FOLDER = "checkpoints"
 CORPUS_FILE = "corpus.json"
 _NAME = re.compile(r"step-(\d+)(\.ckpt)?")  # a file is an older version's
-_PREFIX = "objective.backbone."
+WEIGHTS_PREFIX = "objective.backbone."
 
 
 class CheckpointError(ValueError):
@@ -96,7 +96,9 @@ def load_trained(run: Path) -> Trained:
 
 def _backbone(path: Path, content: dict[str, Any]) -> Backbone:
     backbone = Backbone(backbone_from_dict(content["pauca"]["backbone"]))
-    weights = {name.removeprefix(_PREFIX): weight for name, weight in content["state_dict"].items()}
+    weights = {
+        name.removeprefix(WEIGHTS_PREFIX): weight for name, weight in content["state_dict"].items()
+    }
     try:
         backbone.load_state_dict(weights)
     except RuntimeError as error:

@@ -9,7 +9,13 @@ from pathlib import Path
 from safetensors.torch import save
 
 from data.atomic import write_atomically
-from eval.checkpoint import CheckpointError, checkpoint_path, checkpoints, read_checkpoint
+from eval.checkpoint import (
+    WEIGHTS_PREFIX,
+    CheckpointError,
+    checkpoint_path,
+    checkpoints,
+    read_checkpoint,
+)
 from eval.verb import read_settings, run_verb
 
 HELP = """\
@@ -24,7 +30,6 @@ metadata holds the step and the backbone's settings. Nothing else is needed to b
 """
 
 WEIGHTS_FILE = "model.safetensors"
-_PREFIX = "objective.backbone."
 
 
 @dataclass
@@ -61,7 +66,7 @@ def consolidate(run: Path, step: int | None = None) -> Path:
         which = "" if step is None else f" of step {step}"
         raise CheckpointError(f"{run}: there is no checkpoint{which}; there are: {there}")
     content = read_checkpoint(chosen[0])
-    weights = {name.removeprefix(_PREFIX): x for name, x in content["state_dict"].items()}
+    weights = {name.removeprefix(WEIGHTS_PREFIX): x for name, x in content["state_dict"].items()}
     metadata = {
         "format": "pt",
         "step": str(content["global_step"]),
