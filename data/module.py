@@ -19,6 +19,9 @@ from .thoughts import Thinking
 Place = Callable[[int], tuple[int, int, int]]
 """`step of the run -> (stage, step within the stage, steps of the stage)`."""
 
+MovedAt = Callable[[int], int]
+"""`step of the run -> batches by which its data are moved on within its stage`."""
+
 ThinkingAt = Callable[[int], Thinking | None]
 """`step of the run -> what becomes of traces`; None leaves them as they are written."""
 
@@ -35,6 +38,7 @@ class StepRows(IterableDataset[Batch]):
         rank: this process, and `world_size` how many there are.
         accumulate: micro-batches a step.
         thinking: says which written steps thoughts replace; None is none, ever.
+        moved: says how many batches of the stage were left out before a step; None is none, ever.
     """
 
     def __init__(
@@ -48,9 +52,10 @@ class StepRows(IterableDataset[Batch]):
         world_size: int,
         accumulate: int,
         thinking: ThinkingAt | None = None,
+        moved: MovedAt | None = None,
     ) -> None:
         super().__init__()
-        self.thinking = thinking or (lambda step: None)
+        self.thinking, self.moved = thinking or (lambda step: None), moved or (lambda step: 0)
         self.rows, self.rows_per_step, self.seed, self.place = rows, rows_per_step, seed, place
         self.steps, self.rank, self.parts = steps, rank, (world_size, accumulate)
         self._orders: dict[tuple[int, int], GlobalOrder] = {}
@@ -89,7 +94,7 @@ class StepRows(IterableDataset[Batch]):
         if key not in self._orders:
             phases, rows = self.rows.phases, self.rows_per_step
             self._orders[key] = GlobalOrder(phases, rows, self.seed, *key)
-        return self._orders[key].indices(stage_step)
+        return self._orders[key].indices(stage_step + self.moved(step))
 
     def micro_batches(self, places: np.ndarray) -> list[np.ndarray]:
         """Return this rank's share of a global batch's rows, one array per accumulation step."""
@@ -110,6 +115,7 @@ class CorpusModule(L.LightningDataModule):
         max_steps: steps of the run.
         accumulate: micro-batches a step.
         thinking: says which written steps thoughts replace; None is none, ever.
+        moved: says how many batches of the stage were left out before a step; None is none, ever.
     """
 
     def __init__(
@@ -122,9 +128,10 @@ class CorpusModule(L.LightningDataModule):
         max_steps: int,
         accumulate: int = 1,
         thinking: ThinkingAt | None = None,
+        moved: MovedAt | None = None,
     ) -> None:
         super().__init__()
-        self.thinking = thinking or (lambda step: None)
+        self.thinking, self.moved = thinking or (lambda step: None), moved
         self.corpus, self.rows_per_step, self.seed = corpus, rows_per_step, seed
         self.validation_rows, self.place, self.max_steps = validation_rows, place, max_steps
         self.accumulate = accumulate
@@ -147,6 +154,7 @@ class CorpusModule(L.LightningDataModule):
             world_size,
             self.accumulate,
             self.thinking,
+            self.moved,
         )
 
     def validation_batches(self, step: int = 0) -> list[Batch]:

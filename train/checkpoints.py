@@ -22,6 +22,7 @@ from eval.checkpoint import (
 from eval.stored import Stored, StoredError
 
 from .module import PretrainModule
+from .rewinds import place_before
 from .snapshot import Snapshot, restore
 from .storage import TensorWriter
 
@@ -48,10 +49,20 @@ class CheckpointSaver:
         run: the run's folder.
         keep_last: newest checkpoints to keep.
         keep_best: further ones to keep, of the smallest validation losses.
+        back: steps that the run may have to go back, at least; None is never.
+        every: steps between checkpoints.
     """
 
-    def __init__(self, run: Path, keep_last: int, keep_best: int = 0) -> None:
+    def __init__(
+        self,
+        run: Path,
+        keep_last: int,
+        keep_best: int = 0,
+        back: int | None = None,
+        every: int = 1,
+    ) -> None:
         self.run, self.keep_last, self.keep_best = run, keep_last, keep_best
+        self.back, self.every = back, every
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         self._group: dist.ProcessGroup | None = None
@@ -99,16 +110,26 @@ class CheckpointSaver:
                 shutil.rmtree(writer.beside, ignore_errors=True)
             raise next(iter(failure.failures.values()))[0] from None
         if first:
-            drop_old(self.run, self.keep_last, self.keep_best)
+            needed = math.inf
+            if self.back is not None:
+                needed = place_before(snapshot.step, self.back, self.every)
+            drop_old(self.run, self.keep_last, self.keep_best, needed)
 
 
-def drop_old(run: Path, keep_last: int, keep_best: int) -> None:
-    """Remove all checkpoints but the newest, and those with the smallest validation losses."""
+def drop_old(run: Path, keep_last: int, keep_best: int, needed: float = math.inf) -> None:
+    """Remove all checkpoints but the newest, the best, and those that are needed.
+
+    Args:
+        run: the run's folder.
+        keep_last: newest checkpoints to keep.
+        keep_best: further ones to keep, of the smallest validation losses.
+        needed: keep all from this step on.
+    """
     found = checkpoints(run)
     scored = [(loss, path) for path in found if (loss := _validation_loss(path)) is not None]
     best = {path for _, path in sorted(scored)[:keep_best]}
     for path in found[:-keep_last]:
-        if path not in best:
+        if path not in best and checkpoint_step(path) < needed:
             remove_checkpoint(path)
 
 

@@ -25,7 +25,7 @@ from .optim import OptimConfig
 from .parallel_config import ParallelConfig
 from .precision import PRECISIONS
 from .returns import check_returns
-from .spike_history import SPIKES
+from .spike_history import SPIKES, SpikeConfig
 from .stage import StageConfig, StagePlan, set_trainable
 from .thinking import check_thinking
 
@@ -41,7 +41,7 @@ class TrainerConfig:
         precision: 32, bf16 (autocast), or auto: bf16 where the hardware is fast at it.
         compile: compile each block with torch.compile.
         checkpoint_every: steps between checkpoints.
-        keep_last: newest checkpoints to keep.
+        keep_last: newest checkpoints to keep; spike=rewind also keeps those that it may go back to.
         keep_best: further ones to keep: of those that were scored, those of the smallest validation
             losses.
         validate_every: steps between validations; 0 is none.
@@ -50,10 +50,13 @@ class TrainerConfig:
             validation.
         stall_seconds: a process in which no step has moved on for so long ends itself, and says
             where everyone stands; longer than a validation and a save take. 0 is never.
-        spike: none, or skip: leave out the update of a step whose gradient spikes or is no number.
+        spike: none; skip: leave out the update of a step that spikes or is no number; or rewind: go
+            back to a checkpoint before it, and leave out the batches that were read since.
         spike_factor: a gradient norm above so many times the median of those before is a spike.
-        spike_window: norms that the median is over; before so many steps only what is no number is
-            a spike.
+        spike_loss: so is a loss so many nats above their median; null lets losses be.
+        spike_window: steps of a stage that the medians are over; before so many only what is no
+            number is a spike.
+        rewind_steps: steps before the spike that spike=rewind does again, at least.
     """
 
     max_steps: int = 1000
@@ -70,7 +73,17 @@ class TrainerConfig:
     stall_seconds: float = 1800.0
     spike: str = "none"
     spike_factor: float = 10.0
+    spike_loss: float | None = 1.0
     spike_window: int = 100
+    rewind_steps: int = 100
+
+    @property
+    def spikes(self) -> SpikeConfig:
+        """What is a spike, and what becomes of it."""
+        return SpikeConfig(
+            *(self.spike, self.spike_factor, self.spike_loss),
+            *(self.spike_window, self.rewind_steps),
+        )
 
     def validate(self) -> None:
         """Raise ValueError, naming the key, where a value can't be."""
@@ -87,6 +100,7 @@ class TrainerConfig:
             ("stall_seconds", 0),
             ("spike_factor", 1),
             ("spike_window", 1),
+            ("rewind_steps", 0),
         ):
             if not getattr(self, name) >= least:
                 raise ValueError(f"trainer.{name}={getattr(self, name)} must be at least {least}")
@@ -95,8 +109,11 @@ class TrainerConfig:
                 f"trainer.precision={self.precision} is not known: choose {', '.join(PRECISIONS)}"
             )
         if self.spike not in SPIKES:
+            raise ValueError(f"trainer.spike={self.spike} is not known: choose {', '.join(SPIKES)}")
+        if self.spike_loss is not None and not self.spike_loss > 0:
             raise ValueError(
-                f"trainer.spike={self.spike} is not known: choose {' or '.join(SPIKES)}"
+                f"trainer.spike_loss={self.spike_loss} must be above 0 nats, or null, which lets "
+                "losses be"
             )
 
 

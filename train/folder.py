@@ -31,7 +31,7 @@ _NOT_LOSS_DETERMINING = (
     *("trainer.validate_every", "trainer.validation_rows"),
     *("trainer.log_every", "trainer.stall_seconds"),
 )
-_OF_SPIKES = ("spike", "spike_factor", "spike_window")
+_OF_SPIKES = ("spike", "spike_factor", "spike_loss", "spike_window")
 
 
 def run_folder(config: RunConfig) -> Path:
@@ -65,6 +65,10 @@ def loss_hash(config: RunConfig) -> str:
     if config.trainer.spike == "none":  # then they change nothing, and older runs had none
         for name in _OF_SPIKES:
             del plain["trainer"][name]
+    if config.trainer.spike == "rewind":  # it goes back to a step with a checkpoint
+        plain["trainer"]["checkpoint_every"] = config.trainer.checkpoint_every
+    else:
+        del plain["trainer"]["rewind_steps"]
     text = json.dumps(plain, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 

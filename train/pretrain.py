@@ -1,11 +1,12 @@
 """One run from its settings to its folder: corpus, backbone, stages, checkpoints, records."""
 
 import contextlib
+import gc
 import logging
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,8 @@ from .lock import is_first_process, locked
 from .logging import alert_of, loggers_of
 from .module import PretrainModule
 from .precision import resolve_accelerator, resolve_precision
+from .rewinds import Rewind, Rewinds, Rewound, drop_newer, with_rewinds
 from .spending import training_cost
-from .spike_history import SpikeConfig
 from .spikes import SpikeGuard
 from .stage import StagePlan
 from .strategy import ShardedStrategy, strategy_of
@@ -65,6 +66,7 @@ class Run:
         corpus: what it reads.
         plan: its stages.
         teacher: what teaches its latent scheme; None where nothing does.
+        rewinds: where it went back before a spike.
     """
 
     config: RunConfig
@@ -72,6 +74,7 @@ class Run:
     corpus: Corpus
     plan: StagePlan
     teacher: Teacher | None = None
+    rewinds: Rewinds = field(default_factory=Rewinds)
 
 
 def pretrain(config: RunConfig, plain: dict[str, Any]) -> Path:
@@ -102,7 +105,7 @@ def pretrain(config: RunConfig, plain: dict[str, Any]) -> Path:
 def _train(config: RunConfig, plain: dict[str, Any], folder: Path) -> None:
     run = _prepare(config, folder)
     if config.parallel.processes > 1 and not is_first_process():
-        _fit(run, latest_checkpoint(folder))
+        _fit_to_end(run, plain, latest_checkpoint(folder))
         return
     with locked(folder):
         remove_temporaries(folder)
@@ -110,7 +113,35 @@ def _train(config: RunConfig, plain: dict[str, Any], folder: Path) -> None:
         if latest is not None:
             refuse_other_corpus(latest, run.corpus.hash)
         _describe(run, plain)
-        _fit(run, latest)
+        _fit_to_end(run, plain, latest)
+
+
+def _fit_to_end(run: Run, plain: dict[str, Any], latest: Path | None) -> None:
+    """Train, and begin again from an earlier step as often as a spike asks for it."""
+    while True:
+        try:
+            _fit(run, latest)
+            return
+        except Rewound as rewound:
+            rewind = rewound.rewind
+        gc.collect()  # the trainer, its module and the optimiser hold one another
+        run = replace(run, rewinds=run.rewinds.after(rewind))
+        latest = _gone_back(run, plain, rewind)
+
+
+def _gone_back(run: Run, plain: dict[str, Any], rewind: Rewind) -> Path | None:
+    """Put the folder back to the step that all processes go on from; return its checkpoint."""
+    if is_first_process():
+        print(f"train: {Rewound(rewind)}", file=sys.stderr)
+        drop_newer(run.folder, rewind.to)
+        latest = latest_checkpoint(run.folder)
+        if latest is not None:
+            refuse_other_corpus(latest, run.corpus.hash)
+        run.rewinds.write(run.folder)
+        _describe(run, plain)
+    if run.config.parallel.processes > 1:
+        torch.distributed.barrier()
+    return latest_checkpoint(run.folder)
 
 
 def _evaluate(config: RunConfig, folder: Path) -> None:
@@ -142,7 +173,8 @@ def _prepare(config: RunConfig, folder: Path) -> Run:
     backbone = resolve(config.backbone, corpus.tokenizer.vocab_size)
     plan = StagePlan(config.stages, config.trainer.max_steps)
     teacher = teacher_of(backbone.latent, corpus.tokenizer.fingerprint)
-    return Run(replace(config, backbone=backbone), folder, corpus, plan, teacher)
+    rewinds = Rewinds.read(folder)
+    return Run(replace(config, backbone=backbone), folder, corpus, plan, teacher, rewinds)
 
 
 def _describe(run: Run, plain: dict[str, Any]) -> None:
@@ -161,7 +193,7 @@ def _describe(run: Run, plain: dict[str, Any]) -> None:
         environment(config.trainer.precision, config.parallel.accelerator),
     )
     cost = training_cost(backbone, config, run.corpus, run.plan, run.teacher)
-    write_json(run.folder / "cost.json", cost)
+    write_json(run.folder / "cost.json", with_rewinds(cost, run.rewinds))
 
 
 def _fit(run: Run, latest: Path | None) -> None:
@@ -195,17 +227,17 @@ def _callbacks(
     run: Run, request: StopRequest, latest: Path | None, loggers: list[Logger]
 ) -> list[L.Callback]:
     """In this order: a step is measured, recorded and checked before it is saved."""
-    trainer = run.config.trainer
-    alert = alert_of(loggers)
-    saver = CheckpointSaver(run.folder, trainer.keep_last, trainer.keep_best)
+    trainer, alert = run.config.trainer, alert_of(loggers)
+    every = trainer.checkpoint_every
+    back = trainer.rewind_steps if trainer.spike == "rewind" else None
+    saver = CheckpointSaver(run.folder, trainer.keep_last, trainer.keep_best, back, every)
     recorder = Recorder(run.folder, trainer.validate_every, saver)
-    spikes = SpikeConfig(trainer.spike, trainer.spike_factor, trainer.spike_window)
     return [
         Heartbeat(run.folder, trainer.stall_seconds, alert),
         Gauges(run.folder, trainer.log_every or trainer.validate_every, recorder),
         recorder,
-        SpikeGuard(run.folder, spikes, recorder, alert),
-        Checkpointer(saver, trainer.checkpoint_every, request, recorder, latest),
+        SpikeGuard(run.folder, trainer.spikes, every, recorder, run.rewinds, alert),
+        Checkpointer(saver, every, request, recorder, latest),
         ProgressBar(f"{run.config.backbone.name} s{run.config.seed}"),
     ]
 
@@ -214,6 +246,10 @@ def _data(run: Run) -> CorpusModule:
     def place(step: int) -> tuple[int, int, int]:
         found = run.plan.place(step)
         return found.stage, found.step, found.steps
+
+    def moved(step: int) -> int:
+        found = run.plan.place(step)
+        return run.rewinds.moved(found.stage, step)
 
     config = run.config
     thinking = thinking_of([stage.thinking for stage in config.stages], config.backbone.latent)
@@ -226,6 +262,7 @@ def _data(run: Run) -> CorpusModule:
         config.trainer.max_steps,
         config.parallel.accumulate,
         lambda step: thinking[run.plan.place(step).stage],
+        moved,
     )
 
 

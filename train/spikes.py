@@ -1,4 +1,4 @@
-"""What becomes of a step whose gradient is no number, or far larger than those before it."""
+"""What becomes of a step that is no number, or whose gradient or loss is far too large."""
 
 import math
 from pathlib import Path
@@ -15,6 +15,7 @@ from .folder import write_json
 from .logging import Alert
 from .module import PretrainModule
 from .provenance import find_non_finite
+from .rewinds import Rewinds, Rewound, nearest, place_before
 from .spike_history import SpikeConfig
 
 MOST_IN_A_ROW = 10
@@ -26,7 +27,7 @@ class TooManySpikes(ArithmeticError):
 
 
 class SpikeGuard(L.Callback):
-    """Leaves out updates that spike, where asked to; says where a non-finite one came from.
+    """Leaves spikes out or goes back before them, where asked to; says where a NaN came from.
 
     Stands behind the recorder, which has measured the gradient then. All processes decide alike:
     on the norm over all of them, and on the loss of any.
@@ -35,11 +36,22 @@ class SpikeGuard(L.Callback):
         run: the run's folder.
         config: when an update is left out.
         recorder: knows the gradient norm, and is told what was decided.
+        every: steps between checkpoints.
+        rewinds: where the run went back before.
         alert: tells people of a non-finite step.
     """
 
-    def __init__(self, run: Path, config: SpikeConfig, recorder: Recorder, alert: Alert) -> None:
-        self.run, self.config, self.recorder, self.alert = run, config, recorder, alert
+    def __init__(
+        self,
+        run: Path,
+        config: SpikeConfig,
+        every: int,
+        recorder: Recorder,
+        rewinds: Rewinds,
+        alert: Alert,
+    ) -> None:
+        self.run, self.config, self.every = run, config, every
+        self.recorder, self.rewinds, self.alert = recorder, rewinds, alert
         self._batches: list[Batch] = []
         self._loss = torch.zeros(())
 
@@ -64,36 +76,54 @@ class SpikeGuard(L.Callback):
 
         Raises:
             TooManySpikes: so many updates were left out that something else is wrong.
+            Rewound: the run is to go on from an earlier step.
+            TooManyRewinds: it went back there often enough.
         """
         assert isinstance(pl_module, PretrainModule)
-        norm = self.recorder.gradient_norm
-        finite = math.isfinite(norm)
+        norm, loss = self.recorder.gradient_norm, 0.0
         if self.config.kind != "none":
-            own = not bool(self._loss.isfinite())
-            finite = not trainer.strategy.reduce_boolean_decision(own, all=False) and finite
-        if not finite:
+            loss = float(trainer.strategy.reduce(self._loss, reduce_op="mean"))
+        if not (math.isfinite(norm) and math.isfinite(loss)):
             self.recorder.cause = self._trace(trainer, pl_module, norm)
         if self.config.kind != "none":
-            self._skip(trainer.global_step + 1, norm, finite, pl_module)
+            self._judge(trainer, pl_module, norm, loss)
 
-    def _skip(self, step: int, norm: float, finite: bool, module: PretrainModule) -> None:
-        """Leave a step's update out where it spikes: no gradients, no update of any kind."""
-        history = module.spikes
-        limit = history.limit(self.config)
-        spikes = not finite or norm > limit
-        history.take(step, norm, spikes, self.config.window)
-        if self.config.kind != "none":
-            self.recorder.note("skipped", int(spikes))
-        if not spikes:
-            return
-        if history.in_a_row > MOST_IN_A_ROW:
-            cause = f"; {self.recorder.cause}" if self.recorder.cause else ""
+    def _judge(self, trainer: L.Trainer, module: PretrainModule, norm: float, loss: float) -> None:
+        step, history = trainer.global_step + 1, module.spikes
+        history.enter(module.plan.place(step - 1).stage)
+        why = history.why(norm, loss, self.config)
+        if why and self.recorder.cause:
+            why = f"{why}; {self.recorder.cause}"
+        if self.config.kind == "rewind" and why:
+            self._rewind(trainer, module, why)
+        elif why:
+            self._skip(step, why, module)
+        else:
+            history.take(norm, loss, self.config.window)
+        if self.config.kind == "skip":
+            self.recorder.note("skipped", int(bool(why)))
+
+    def _skip(self, step: int, why: str, module: PretrainModule) -> None:
+        """Leave a step's update out: no gradients, no update of any kind."""
+        module.spikes.leave_out(step)
+        if module.spikes.in_a_row > MOST_IN_A_ROW:
             raise TooManySpikes(
-                f"step {step}: gradient norm {norm:g} (limit {limit:g}), and the updates of the "
-                f"{MOST_IN_A_ROW} steps before were left out too{cause}: this is no spike; lower "
-                "the learning rate, raise trainer.spike_factor, or set trainer.spike=none"
+                f"step {step}: {why}, and the updates of the {MOST_IN_A_ROW} steps before were "
+                "left out too: this is no spike; lower the learning rate, raise "
+                "trainer.spike_factor, or set trainer.spike=none"
             )
         module.leave_out()
+
+    def _rewind(self, trainer: L.Trainer, module: PretrainModule, why: str) -> None:
+        """End this training; all processes begin again at the same place."""
+        step = trainer.global_step + 1
+        self.recorder.saver.wait()
+        wanted = place_before(step - 1, self.config.back, self.every)
+        to = trainer.strategy.broadcast(nearest(self.run, wanted))
+        rewind = self.rewinds.back(step, to, module.plan, why)
+        if trainer.is_global_zero:
+            self.alert("rewound", str(Rewound(rewind)))
+        raise Rewound(rewind)
 
     def _trace(self, trainer: L.Trainer, module: PretrainModule, norm: float) -> str:
         """Find the first place that was not finite; write it down, and return it in words."""

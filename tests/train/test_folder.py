@@ -16,6 +16,7 @@ import yaml
 from data.corpus import Corpus
 from models.backbone import Backbone
 from models.config import backbone_from_dict
+from tests.train.conftest import RunFactory
 from tests.train.runs import LOOPED, metrics, small_backbone, train, with_trainer
 from train import precision as precision_module
 from train.checkpoints import is_finished
@@ -31,8 +32,9 @@ FREE = (
     *("trainer.compile", "trainer.checkpoint_every", "trainer.keep_"),
     *("trainer.validate_every", "trainer.validation_rows"),
     *("trainer.log_every", "trainer.stall_seconds"),
-    "trainer.spike_",  # trainer.spike=none makes no use of them
+    *("trainer.spike_", "trainer.rewind_steps"),  # trainer.spike=none makes no use of them
 )
+USED = {"skip": ("spike_",), "rewind": ("spike_", "rewind_steps", "checkpoint_every")}
 OTHERS = {"parallel.accelerator": "auto", "trainer.precision": "bf16"}
 
 
@@ -83,6 +85,14 @@ def test_the_name_follows_what_determines_the_losses(config: RunConfig) -> None:
         _, change, value = list(leaves(changed))[index]
         change(another(key, value))
         assert (loss_hash(changed) == base) == key.startswith(FREE), key
+
+
+@pytest.mark.parametrize("kind", USED)
+def test_what_spikes_are_told_by_counts_where_it_is_used(kind: str, run_at: RunFactory) -> None:
+    base = with_trainer(run_at(), spike=kind)
+    for name in ("spike_factor", "spike_loss", "spike_window", "rewind_steps", "checkpoint_every"):
+        changed = with_trainer(base, **{name: 1 + getattr(base.trainer, name)})
+        assert (loss_hash(changed) != loss_hash(base)) == name.startswith(USED[kind]), name
 
 
 def test_the_name_says_what_people_look_for(config: RunConfig) -> None:

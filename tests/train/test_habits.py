@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,15 +172,22 @@ def test_too_many_in_a_row_are_no_spike(
 
 
 def test_the_limit_is_of_the_newest_norms() -> None:
-    history, config = SpikeHistory(), SpikeConfig("skip", 2.0, 3)
-    for step, norm in enumerate([9.0, 1.0, 2.0]):
-        assert history.limit(config) == math.inf
-        history.take(step, norm, False, 3)
-    assert history.limit(config) == 4.0
-    history.take(3, 100.0, True, 3)
-    history.take(4, 1.0, False, 3)
-    assert (history.norms, history.limit(config)) == ([1.0, 2.0, 1.0], 2.0)
+    history, config = SpikeHistory(), SpikeConfig("skip", 2.0, 0.5, 3)
+    for norm in (9.0, 1.0, 2.0):
+        assert history.why(1e9, 1e9, config) == ""
+        history.take(norm, 5.0, 3)
+    assert history.why(4.0, 5.5, config) == ""
+    assert history.why(4.1, 5.5, config) == "gradient norm 4.1 (limit 4)"
+    assert history.why(4.0, 5.6, config) == "loss 5.6 (limit 5.5)"
+    assert history.why(4.0, 5.6, replace(config, loss=None)) == ""
+    history.leave_out(4)
+    history.take(1.0, 4.0, 3)
+    assert (history.norms, history.in_a_row, history.skipped) == ([1.0, 2.0, 1.0], 0, [4])
+    assert history.why(2.1, 4.0, config) == "gradient norm 2.1 (limit 2)"
     assert SpikeHistory(**json.loads(json.dumps(history.to_plain()))) == history
+    history.enter(1)
+    assert history.why(1e9, 1e9, config) == "", "another stage has other losses"
+    assert "nan" in history.why(math.nan, 1.0, config)
 
 
 class Breaks(nn.Module):
