@@ -9,12 +9,14 @@ from .config import RunConfig
 from .gpus import GIB
 from .parallel_config import ParallelConfig
 from .plan_settings import PlanSettings, spread
-from .plan_text import count, recompute_of
+from .plan_text import count, recompute_of, strategy_of
 from .planning import Plan, make_plan, plain
 
 TOKENS_PER_PARAMETER = 20
 """Length of each run: about what Hoffmann et al. (arXiv 2203.15556) found best for its compute."""
 RECOMPUTE = ("none", "blocks")
+MOST_WAITING = 0.1
+"""Waiting for links over computing, up to which nothing else is tried."""
 Compose = Callable[[Sequence[str]], RunConfig]
 _HEADS = (
     "GPUs",
@@ -33,8 +35,9 @@ def scaling_table(
 ) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
     """Yield a table in Markdown for each size and family, and the figures of its lines.
 
-    Each line has the least that fits: no recomputation before some, ddp before fsdp2; with the most
-    rows per GPU that fit, up to what a global batch has for each.
+    Each line has the least that fits: no recomputation before some, ddp before shards within nodes,
+    and these before shards over all; with the most rows per GPU that fit, up to what a global batch
+    has for each. Where links then take more than `MOST_WAITING`, it is the fastest of all that fit.
     """
     for size in settings.sizes:
         for family in settings.families:
@@ -56,17 +59,31 @@ def _heading(family: str, size: str, plans: Iterable[Plan | None]) -> list[str]:
 def _least(
     family: str, size: str, world: int, compose: Compose, settings: PlanSettings
 ) -> Plan | None:
-    config = compose([f"backbone={family}", f"size={size}"])
-    devices, nodes = spread(world, settings.gpus_per_node)
+    config, fitting = compose([f"backbone={family}", f"size={size}"]), []
     for recompute in RECOMPUTE:
-        for strategy in ("single",) if world == 1 else ("ddp", "fsdp2"):
-            parallel = ParallelConfig(
-                strategy=strategy, devices=devices, nodes=nodes, recompute=recompute
+        for parallel in _strategies(world, settings):
+            plan = _fitted(
+                replace(config, parallel=replace(parallel, recompute=recompute)), settings
             )
-            plan = _fitted(replace(config, parallel=parallel), settings)
-            if plan is not None:
+            if plan is None:
+                continue
+            if plan.time.step <= (1 + MOST_WAITING) * plan.time.computing:
                 return plan
-    return None
+            fitting.append(plan)
+    return min(fitting, key=lambda plan: plan.time.step, default=None)
+
+
+def _strategies(world: int, settings: PlanSettings) -> list[ParallelConfig]:
+    """What a run may be shared out by, the simplest first."""
+    devices, nodes = spread(world, settings.gpus_per_node)
+    if world == 1:
+        return [ParallelConfig(strategy="single")]
+    replicas = (1,) if nodes == 1 else (nodes, 1)
+    shared = ParallelConfig(strategy="fsdp2", devices=devices, nodes=nodes)
+    return [
+        replace(shared, strategy="ddp"),
+        *(replace(shared, replicas=count) for count in replicas),
+    ]
 
 
 def _fitted(config: RunConfig, settings: PlanSettings) -> Plan | None:
@@ -88,7 +105,7 @@ def _line(world: int, plan: Plan | None) -> str:
     rows = f"{plan.work.asked.rows} x {plan.work.accumulate}"
     entries = [
         str(world),
-        plan.layout.strategy,
+        strategy_of(plan),
         recompute_of(plan),
         rows,
         f"{plan.memory.total / GIB:.1f} GiB",

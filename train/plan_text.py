@@ -69,6 +69,14 @@ def recompute_of(plan: Plan) -> str:
     return "blocks" if plan.work.asked.recompute else "none"
 
 
+def strategy_of(plan: Plan) -> str:
+    """The strategy, as configs/parallel names it."""
+    layout = plan.layout
+    if layout.shards > 1 and layout.replicas > 1:
+        return f"hsdp, {layout.replicas} replicas"
+    return layout.strategy
+
+
 def count(number: float) -> str:
     """A number of parameters or tokens as people say it."""
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
