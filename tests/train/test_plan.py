@@ -166,3 +166,26 @@ def test_help_is_for_newcomers(capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = capsys.readouterr()
     assert "  python -m train.plan" in out and all(name in out for name in NAMES)
     assert max(map(len, out.splitlines())) <= 100
+
+
+@pytest.mark.nightly
+def test_the_table_has_the_least_that_fits_or_else_the_fastest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Links are all that something so small waits for: then recomputing and replicas are tried."""
+    common = ["experiment=smoke", *SMALL, "trainer.rows_per_step=16", "vocab=64"]
+    table = ["table=true", "families=[transformer]", "sizes=[150m]", "worlds=[1,16]"]
+    assert main([*common, *table, "output=table.md"]) == 0
+    alone, many = json.loads(Path("table.json").read_text())
+    assert (alone["layout"]["strategy"], alone["recompute"]) == ("single", "none")
+    steps = {}
+    for recompute in ("none", "blocks"):
+        for strategy, replicas in (("ddp", 1), ("fsdp2", 1), ("fsdp2", 2)):
+            ways = [f"strategy={strategy}", f"replicas={replicas}", f"recompute={recompute}"]
+            assert main([*common, "size=150m", "world=16", *ways, "output=p.json"]) == 0
+            found = json.loads(Path("p.json").read_text())
+            steps[strategy, replicas, recompute] = found["seconds"]["step"]
+    assert many["seconds"]["step"] == min(steps.values())
+    assert many["seconds"]["step"] < max(steps.values())
+    assert "| 16 | ddp | none | 1 x 1 |" in Path("table.md").read_text()
+    capsys.readouterr()

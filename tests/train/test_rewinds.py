@@ -88,11 +88,13 @@ def test_a_run_goes_back_and_reads_on_behind_the_spike(
     assert losses(trained(config, BadBatches({}))) == losses(run)
 
 
-@pytest.mark.parametrize("killed_at", [9, 12, 15])
+@pytest.mark.parametrize(
+    "killed_at", [12, *(pytest.param(at, marks=pytest.mark.nightly) for at in (9, 15))]
+)
 def test_killed_around_it_the_run_ends_the_same(
     killed_at: int, run_at: RunFactory, tmp_path: Path
 ) -> None:
-    """Before it spikes; after it went back; and with a newer checkpoint since."""
+    """After it went back; nightly also before it spikes, and with a newer checkpoint since."""
     bad = BadBatches({9: 1e4})
     whole = trained(rewinding(run_at(runs=str(tmp_path / "whole"))), bad)
     config = rewinding(run_at())
