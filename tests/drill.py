@@ -31,7 +31,7 @@ HELP = """\
 Break real runs in every way, start them again, and count what is lost.
 
   python -m tests.drill                     every kind of fault once, on one process
-  python -m tests.drill rounds=6            fifty-four faults and more
+  python -m tests.drill rounds=8            fifty-six faults
   python -m tests.drill processes=2 rounds=2
 
   rounds=1      runs, each of which meets every kind once
