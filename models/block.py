@@ -16,9 +16,7 @@ from .layers import RMSNorm, parameter_bytes
 from .mixer import Mixer
 from .mlps.mlp import MLP
 from .residual import Residual, norm_at
-
-Shared = dict[str, Any]
-"""What layers hand on to later layers, or loops, of one forward pass (see `Mixer.shares`)."""
+from .shared import Shared
 
 
 class Block(nn.Module):

@@ -9,7 +9,7 @@ each mixer keeps its own normalisation and projection.
 Legend: B batch, T time, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -94,7 +94,7 @@ class Parallel(Mixer):
         x_BTD: Tensor,
         segments_BT: Tensor | None = None,
         state: ParallelState | None = None,
-        shared: dict[str, Tensor] | None = None,
+        shared: MutableMapping[str, Tensor] | None = None,
     ) -> tuple[Tensor, ParallelState | None]:
         """Mix over time; see `Mixer.forward`."""
         states = [None] * len(self.mixers) if state is None else state.parts

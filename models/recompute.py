@@ -9,10 +9,11 @@ Legend: B batch, T time, D width.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
 
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from .shared import Shared
 
 _again = False  # of the module and not of a context: torch.compile guards on it
 
@@ -22,9 +23,7 @@ def is_again() -> bool:
     return _again
 
 
-def recomputed(
-    run: Callable[[Tensor, dict[str, Any]], Tensor], x_BTD: Tensor, shared: dict[str, Any]
-) -> Tensor:
+def recomputed(run: Callable[[Tensor, Shared], Tensor], x_BTD: Tensor, shared: Shared) -> Tensor:
     """Return `run(x_BTD, shared)`, whose activations are made again in the backward pass.
 
     Args:
@@ -32,10 +31,10 @@ def recomputed(
         x_BTD: inputs.
         shared: what layers hand on; both runs see what was there before the first.
     """
-    before = dict(shared)
+    before = Shared(shared)
 
-    def once(x_BTD: Tensor) -> tuple[Tensor, dict[str, Any]]:
-        own = dict(before)
+    def once(x_BTD: Tensor) -> tuple[Tensor, Shared]:
+        own = Shared(before)
         return run(x_BTD, own), own
 
     made = checkpoint(once, x_BTD, use_reentrant=False, context_fn=_contexts)

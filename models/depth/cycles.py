@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..block import Shared
 from ..processes import in_any_process
 from ..segments import row_means
+from ..shared import Shared
 from .depth import LAYERS, Asked, Trajectory
 from .going import (
     Group,
@@ -175,7 +175,7 @@ class Cycles:
     def _inside(self, group: Group) -> Given:
         """What the blocks are handed for a group alone."""
         given = self.given
-        shared = {k: group.pick(x) for k, x in given.shared.items() if k != LAYERS}
+        shared = Shared({k: group.pick(x) for k, x in given.shared.items() if k != LAYERS})
         entry = group.pick(given.entry_BTD)
         return replace(given, entry_BTD=entry, segments_BT=group.segments_GM, shared=shared)
 

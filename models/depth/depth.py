@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..block import Block, Shared
+from ..block import Block
 from ..cost import Cost, total
 from ..recompute import recomputed
+from ..shared import Shared
 from .draws import Draws
 from .going import Reuse
 from .stop import Stop
@@ -81,7 +82,7 @@ class Asked:
 
     def begin_shared(self) -> Shared:
         """Return what layers hand on in this pass: nothing yet."""
-        return {LAYERS: []} if self.layers else {}
+        return Shared({LAYERS: []} if self.layers else None)
 
 
 @dataclass

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..layers import RMSNorm
+from ..shared import Shared
 from .adaptive_config import check_stop
 from .count import grown
 from .cycles import Cycles, Given
@@ -184,13 +185,13 @@ class LoopedDepth(LoopCosts):
 
     def _add_ways_on(self, given: Given, asked: Asked, trajectory: Trajectory) -> None:
         """Let an objective read any loop's state out, and run the last loop again."""
-        shared, segments_BT = dict(given.shared), given.segments_BT
+        shared, segments_BT = Shared(given.shared), given.segments_BT
 
         def finish(hidden_BTD: Tensor) -> Tensor:
-            return self._run(self.coda, hidden_BTD, segments_BT, None, 0, dict(shared))
+            return self._run(self.coda, hidden_BTD, segments_BT, None, 0, Shared(shared))
 
         def step(hidden_BTD: Tensor) -> Tensor:
-            again = Given(given.entry_BTD, segments_BT, None, dict(shared))
+            again = Given(given.entry_BTD, segments_BT, None, Shared(shared))
             return self.loop(asked.loops - 1, hidden_BTD, again, asked, None)
 
         trajectory.finish = finish

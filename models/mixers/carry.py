@@ -8,7 +8,7 @@ under the new queries. So it is exact in training and decoding, and position t s
 Legend: B batch, T time, H heads, V value dim.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import torch
@@ -53,7 +53,7 @@ def read_scan(
     scan: Scan,
     queries: Tensor,
     memory: Tensor | None,
-    shared: dict[str, Any] | None,
+    shared: MutableMapping[str, Any] | None,
 ) -> tuple[Tensor, Tensor]:
     """Read a scan, with what is carried where a mixer carries."""
     if carry is None or shared is None:

@@ -10,6 +10,7 @@ W filter width, X = H * V.
 """
 
 from abc import abstractmethod
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -101,7 +102,7 @@ class DeltaLayer(Mixer):
         x_BTD: Tensor,
         segments_BT: Tensor | None = None,
         state: RecurrentState | None = None,
-        shared: dict[str, Any] | None = None,
+        shared: MutableMapping[str, Any] | None = None,
     ) -> tuple[Tensor, RecurrentState | None]:
         """Mix over time; see `Mixer.forward`."""
         return recurrent_call(partial(self._mix, shared=shared), x_BTD, segments_BT, state)
@@ -118,7 +119,7 @@ class DeltaLayer(Mixer):
         segments_BT: Tensor | None,
         memory_BHKV: Tensor | None,
         tail_BWD: Tensor | None,
-        shared: dict[str, Any] | None = None,
+        shared: MutableMapping[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return outputs, memory and the convolution's tail."""
 

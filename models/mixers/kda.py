@@ -3,6 +3,7 @@
 Legend: B batch, T time, D width, H heads, K key dim, V value dim, W filter width.
 """
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,7 +136,7 @@ class KimiDeltaAttention(DeltaLayer):
         segments_BT: Tensor | None,
         memory_BHKV: Tensor | None,
         tail_BWD: Tensor | None,
-        shared: dict[str, Any] | None = None,
+        shared: MutableMapping[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         q, k, v, tail_BWD = self._project(x_BTD, segments_BT, tail_BWD)
         inputs = (

@@ -4,6 +4,7 @@ Legend: B batch, T time, D width, H heads, G groups of heads, N state dim, P hea
 width.
 """
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -143,7 +144,7 @@ class Mamba2(Mixer):
         x_BTD: Tensor,
         segments_BT: Tensor | None = None,
         state: RecurrentState | None = None,
-        shared: dict[str, Any] | None = None,
+        shared: MutableMapping[str, Any] | None = None,
     ) -> tuple[Tensor, RecurrentState | None]:
         """Mix over time; see `Mixer.forward`."""
         return recurrent_call(partial(self._mix, shared=shared), x_BTD, segments_BT, state)
@@ -159,7 +160,7 @@ class Mamba2(Mixer):
         segments_BT: Tensor | None,
         memory_BHNP: Tensor | None,
         tail_BWD: Tensor | None,
-        shared: dict[str, Any] | None = None,
+        shared: MutableMapping[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         xbc, tail_BWD = self.conv(self.xbc(u_BTD), segments_BT, tail_BWD)
         if self.conv_bias is not None:

@@ -7,6 +7,7 @@ Legend: B batch, T time, D width, H heads, K head dim, X = H * K.
 """
 
 import math
+from collections.abc import MutableMapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -127,7 +128,7 @@ class RWKV7(Mixer):
         x_BTD: Tensor,
         segments_BT: Tensor | None = None,
         state: RecurrentState | None = None,
-        shared: dict[str, Tensor] | None = None,
+        shared: MutableMapping[str, Tensor] | None = None,
     ) -> tuple[Tensor, RecurrentState | None]:
         """Mix over time; see `Mixer.forward`.
 
@@ -159,7 +160,7 @@ class RWKV7(Mixer):
         segments_BT: Tensor | None,
         memory_BHKV: Tensor | None,
         tail_BWD: Tensor | None,
-        shared: dict[str, Tensor] | None,
+        shared: MutableMapping[str, Tensor] | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         before_BTD = token_before(x_BTD, segments_BT, tail_BWD)
         if tail_BWD is not None:
@@ -187,7 +188,7 @@ class RWKV7(Mixer):
         return self._finish(out, r, k, v, self.gate(at["g"])), memory_BHKV, tail_BWD
 
     def _shared_value(
-        self, v_BTX: Tensor, x_BTD: Tensor, shared: dict[str, Tensor] | None
+        self, v_BTX: Tensor, x_BTD: Tensor, shared: MutableMapping[str, Tensor] | None
     ) -> Tensor:
         """Hand the first layer's values on; in later layers move towards them."""
         if self.first_value is None:

@@ -63,7 +63,11 @@ CASES: dict[str, BackboneConfig] = {
     ),
     "vectors": small_backbone(latent=VECTORS),
     "chunks": small_backbone(latent=ChunkConfig(ratio=2)),
-    "handing on": small_backbone(num_layers=2, layout="rwkv7", mixers={"rwkv7": RWKV7Config()}),
+    "handing on": small_backbone(
+        num_layers=4,
+        layout="early late",
+        mixers={"early": RWKV7Config(), "late": RWKV7Config()},
+    ),
 }
 """Small backbones of which each asks something else of sharding."""
 SOME = ("transformer", "hybrid", "looped")
