@@ -1,4 +1,4 @@
-"""`python -m eval.speed`: speed of backbones, mixers, loops beside layers, thoughts, and data."""
+"""`python -m eval.speed`: speed of backbones, mixers, loops, thoughts, data, and processes."""
 
 import json
 import sys
@@ -19,10 +19,16 @@ from eval.speed_data import DataSpeedConfig, measure_data
 from eval.speed_depth import DepthSpeedConfig, measure_depths
 from eval.speed_latent import LatentSpeedConfig, measure_latents
 from eval.speed_mixers import MixerSpeedConfig, measure_mixers
+from eval.speed_parallel import ParallelSpeedConfig, measure_parallel
 from eval.terminal import console
 
 SpeedConfig = (
-    BackboneSpeedConfig | MixerSpeedConfig | DepthSpeedConfig | LatentSpeedConfig | DataSpeedConfig
+    BackboneSpeedConfig
+    | MixerSpeedConfig
+    | DepthSpeedConfig
+    | LatentSpeedConfig
+    | DataSpeedConfig
+    | ParallelSpeedConfig
 )
 SUITES: dict[str, type[SpeedConfig]] = {
     "backbones": BackboneSpeedConfig,
@@ -30,6 +36,7 @@ SUITES: dict[str, type[SpeedConfig]] = {
     "depth": DepthSpeedConfig,
     "latent": LatentSpeedConfig,
     "data": DataSpeedConfig,
+    "parallel": ParallelSpeedConfig,
 }
 HELP = """\
 Measure speed, each backbone or layer beside another: transformers' of the same shape, where that is
@@ -42,6 +49,8 @@ installed, or a looped backbone's unlooped twin. They take turns; ratios are of 
   python -m eval.speed suite=depth threads=1
   python -m eval.speed suite=latent threads=1
   python -m eval.speed suite=data threads=1
+  python -m eval.speed suite=parallel
+  python -m eval.speed suite=parallel device=cuda precision=bf16 dim=768 layers=12 batch=32 steps=40
 
   suite=backbones       whole models in training and decoding
   suite=mixers          each mixer's layer alone: forward, forward+backward and decoding time and
@@ -53,18 +62,22 @@ installed, or a looped backbone's unlooped twin. They take turns; ratios are of 
                         rounds, in training; many questions in one batch beside a plain loop
   suite=data            drawing, encoding and packing documents; reading batches, beside a raw
                         memory map and torch's DataLoader; what a training step waits for them
+  suite=parallel        training runs of several processes beside one; on a GPU, what FSDP2 of one
+                        process adds to a step
 
 Of all suites:
   dim=256 head_dim=64       the shape
-  rounds=3                  turns after one to warm up (suite=depth: 5)
+  rounds=3                  turns after one to warm up (suite=depth: 5; suite=parallel: 2, and none
+                            to warm up)
   precision=32|bf16         of training; decoding is float32
-  threads=0                 CPU threads (0: torch's choice)
+  threads=0                 CPU threads (0: torch's choice; suite=parallel: 1, of each process)
   device=cpu|cuda
   clock=wall|process        process is this program's own CPU time, for machines that are busy with
-                            other work; it needs threads=1
-  output=PATH               runs/speed/speed.json, runs/speed/mixers.json, runs/speed/depth.json or
-                            runs/speed/latent.json; tables as .md stand beside the last three, rows
-                            as .csv and a picture as .png beside mixers and depth
+                            other work; it needs threads=1 (not of suite=parallel)
+  output=PATH               runs/speed/speed.json, or mixers.json, depth.json, latent.json,
+                            data.json, parallel.json there; tables as .md stand beside mixers,
+                            depth, latent and parallel, rows as .csv and a picture as .png beside
+                            mixers and depth
 
 Of suite=backbones and suite=mixers:
   peers=true                measure transformers' models too
@@ -91,6 +104,18 @@ Of suite=data:
   documents=4000 tokens=8000000   that are made, and that are read
   context=1024 batch=32     rows and tokens of a batch
   layers=4                  of the backbone whose step is compared with reading
+
+Of suite=parallel:
+  backbones=[...]           of transformer, gdn_hybrid, looped (a quarter of the layers, 4 times)
+  processes=0               that train together (0: two on a CPU, all GPUs on CUDA)
+  ways=[...]                of single (one process), threads (one, with as many threads as all
+                            processes have), fsdp2_alone (one process), ddp and fsdp2. The others
+                            are held against the first. Default: all but fsdp2_alone on a CPU, all
+                            but threads on CUDA; single and fsdp2_alone where processes=1
+  layers=4 context=512 batch=8    more of the shape; rows of a global batch, the same in every way
+  optim=adamw               or muon, whose last losses agree less: it computes in bfloat16
+  steps=6 warm_up=2         steps of a run, and how many of them are not counted; each run is a
+                            `python -m train` of its own, in a temporary folder
 
 Of suite=mixers:
   mixers=[...]              of the registered ones; default all
@@ -127,7 +152,7 @@ def parse(arguments: Sequence[str]) -> SpeedConfig:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the verb; return its exit status, 1 where a mixer or a case failed."""
+    """Run the verb; return its exit status, 1 where a mixer, a case or a run failed."""
     if set(arguments) & {"-h", "--help", "help"}:
         print(HELP, end="")
         return 0
@@ -143,7 +168,8 @@ def main(arguments: Sequence[str]) -> int:
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     peak = matmul_rate(dtype, config.device)
     to = console()
-    where = f"{facts['gpu'] or facts['processor']}, {facts['threads']} threads"
+    device = str(facts["gpu"] or facts["processor"])
+    where = f"{device}, {facts['threads']} threads"
     to.print(f"{where}, load {facts['load_average']:.1f}, {peak / 1e9:,.0f} GFLOP/s in products")
     if isinstance(config, MixerSpeedConfig):
         measured = measure_mixers(config, where, to)
@@ -153,6 +179,8 @@ def main(arguments: Sequence[str]) -> int:
         measured = measure_latents(config, where, to)
     elif isinstance(config, DataSpeedConfig):
         measured = measure_data(config, to)
+    elif isinstance(config, ParallelSpeedConfig):
+        measured = measure_parallel(config, device, to)
     else:
         measured = measure_backbones(config, peak, to)
     machine = facts | {"matmul_flops_per_second": peak}

@@ -13,7 +13,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from eval.peers import PEERS, build_peer, matched_mlp, peers_installed
-from eval.speed_timing import check_settings, take_turns
+from eval.speed_timing import PRECISIONS, check_settings, take_turns
 from models.backbone import Backbone
 from models.config import BackboneConfig
 from models.depth.draws import Draws
@@ -200,7 +200,7 @@ def measure_backbone(name: str, config: BackboneSpeedConfig, peak: float) -> dic
 
 def table_of(results: dict[str, Any], config: BackboneSpeedConfig) -> Table:
     """Lay the results out, a row each for ours and its peer."""
-    training = "bf16" if config.precision == "bf16" else "float32"
+    training = PRECISIONS[config.precision]
     table = Table(title=f"tokens per second: {training} training, float32 prefill and decoding")
     columns = ("parameters", "training", "of peak", "prefill", "decode x1", "decode x8")
     table.add_column("backbone")

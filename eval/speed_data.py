@@ -32,6 +32,7 @@ from data.texts.config import TextConfig
 from data.tokenizer import TokenizerConfig
 from eval.speed_backbones import training_step
 from eval.speed_timing import check_settings, take_turns
+from eval.speed_words import write_words
 from eval.table import Entry, Table
 from eval.terminal import print_table
 from models.backbone import Backbone
@@ -150,13 +151,10 @@ def _config(config: DataSpeedConfig, folder: Path, sources: dict[str, SourceConf
 
 def _text_corpus(config: DataSpeedConfig, folder: Path) -> Corpus:
     """A corpus of bytes in documents of about 2,000, of random words."""
-    rng, size = np.random.default_rng(0), 2_000
-    words = ["".join(map(chr, rng.integers(97, 123, rng.integers(2, 9)))) for _ in range(2_000)]
+    size = 2_000
     count = -(-config.tokens // size)
     path = folder / "words.txt"
-    with open(path, "w") as file:
-        for _ in range(count):
-            file.write(" ".join(words[i] for i in rng.integers(0, 2_000, size // 6)) + "\n")
+    write_words(path, count, size)
     text = SourceConfig(text=TextConfig(files=[str(path)], document="line", deduplicate=False))
     settings = _config(config, folder, {"words": text})
     settings.num_documents = int(0.94 * count)

@@ -24,10 +24,9 @@ from eval.speed_depth_rows import (
     judge_depth,
 )
 from eval.speed_graphs import GraphCount, count_graphs
-from eval.speed_tables import markdown
+from eval.speed_show import show
 from eval.speed_targets import target_lines
-from eval.speed_timing import check_settings, take_turns
-from eval.terminal import print_table
+from eval.speed_timing import PRECISIONS, check_settings, take_turns
 from models.backbone import Backbone
 from models.config import BackboneConfig
 from models.depth.draws import Draws
@@ -186,7 +185,7 @@ def measure_depths(config: DepthSpeedConfig, where: str, to: Console) -> dict[st
             failures.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())}")
             print(f"failed: {failures[-1]}", file=sys.stderr)
     verdicts = judge_depth(rows, graphs)
-    _show(config, where, rows, graphs, [*target_lines(verdicts), *failures], to)
+    _present(config, where, rows, graphs, [*target_lines(verdicts), *failures], to)
     return {
         "rows": [asdict(row) | {"flops_per_second": row.rate} for row in rows],
         "graphs": {name: asdict(found) | {"added": found.added} for name, found in graphs.items()},
@@ -195,7 +194,7 @@ def measure_depths(config: DepthSpeedConfig, where: str, to: Console) -> dict[st
     }
 
 
-def _show(
+def _present(
     config: DepthSpeedConfig,
     where: str,
     rows: list[DepthRow],
@@ -205,13 +204,9 @@ def _show(
 ) -> None:
     """Print the tables; write them, the rows and the picture beside the output."""
     tables, path = depth_tables(rows, graphs), Path(config.output)
-    for table in tables:
-        print_table(table, to)
-    for line in [*(table.note for table in tables if table.note), *lines]:
-        to.print(line)
+    show(tables, lines, path, to)
     write_atomically(path.with_suffix(".csv"), depth_csv(rows).encode())
-    write_atomically(path.with_suffix(".md"), markdown(tables, lines).encode())
     if rows:
-        half = {"32": "float32", "bf16": "bf16"}[config.precision]
-        shape = f"dim {config.dim}, {config.batch} x {config.context} tokens, {half}"
+        shape = f"dim {config.dim}, {config.batch} x {config.context} tokens"
+        shape += f", {PRECISIONS[config.precision]}"
         save_depth_figure(rows, graphs, f"{where}; {shape}", path.with_suffix(".png"))

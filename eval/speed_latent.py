@@ -17,15 +17,13 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 
-from data.atomic import write_atomically
 from data.roles import Role
 from data.tokenizer import SymbolicTokenizer
 from eval.budget import Budget
 from eval.generate import Request, generate
-from eval.speed_tables import markdown
-from eval.speed_timing import check_settings, take_turns
+from eval.speed_show import ratio_entries, show
+from eval.speed_timing import PRECISIONS, check_settings, take_turns
 from eval.table import Entry, Table
-from eval.terminal import print_table
 from models.backbone import Backbone
 from models.config import BackboneConfig
 from models.latent.feedback import FeedbackConfig
@@ -188,11 +186,7 @@ def measure_latents(config: LatentSpeedConfig, where: str, to: Console) -> dict[
             rows += measure_training(layout, thoughts, config)
             rows += measure_generation(layout, thoughts, config)
     tables = [latent_table(rows, work, config, where) for work in ("training", "generation")]
-    for table in tables:
-        print_table(table, to)
-        to.print(table.note)
-    path = Path(config.output)
-    write_atomically(path.with_suffix(".md"), markdown(tables, []).encode())
+    show(tables, [], Path(config.output), to)
     return {"rows": [asdict(row) | {"median": row.median} for row in rows]}
 
 
@@ -206,15 +200,13 @@ def latent_table(rows: list[LatentRow], work: str, config: LatentSpeedConfig, wh
         if first is None or (first.layout, first.thoughts) != (row.layout, row.thoughts):
             first = row
         each = [mine / theirs for mine, theirs in zip(row.seconds, first.seconds, strict=True)]
-        said = (f"{row.median:.3f}", f"x{row.median / first.median:.2f}")
-        spread = "" if row is first else f"x{min(each):.2f} to x{max(each):.2f}"
-        names = (row.layout, str(row.thoughts), row.way)
-        lines.append([*map(Entry, names), Entry(said[0]), Entry(said[1], "strong"), Entry(spread)])
-    half = {"32": "float32", "bf16": "bf16"}[config.precision]
+        names = (row.layout, str(row.thoughts), row.way, f"{row.median:.3f}")
+        ratio, spread = ratio_entries(row.median / first.median, each)
+        lines.append([*map(Entry, names), ratio, Entry("") if row is first else spread])
     shape = f"dim {config.dim}, {config.layers} layers, {config.question} words of question"
     done = {
         "training": f"a training step of {config.batch} documents",
         "generation": f"{config.questions} questions answered, {config.answer} words each",
     }[work]
-    note = f"{where}; {shape}, {config.answer} of answer, {half}."
+    note = f"{where}; {shape}, {config.answer} of answer, {PRECISIONS[config.precision]}."
     return Table(f"{done}: seconds", columns, lines, note, names=3)

@@ -23,10 +23,10 @@ from eval.speed_guard import Guard
 from eval.speed_kernels import compare_kernels, kernel_table
 from eval.speed_memory import peak_memory
 from eval.speed_rows import KINDS, Row, Rows, as_csv
-from eval.speed_tables import markdown, mixer_tables
+from eval.speed_show import show
+from eval.speed_tables import mixer_tables
 from eval.speed_targets import judge, target_lines
-from eval.speed_timing import check_settings, take_turns
-from eval.terminal import print_table
+from eval.speed_timing import PRECISIONS, check_settings, take_turns
 from models.kernels import describe
 from models.mixer import Mixer, MixerConfig, Site
 from models.mixers.listing import MIXERS
@@ -290,13 +290,8 @@ def measure_mixers(config: MixerSpeedConfig, where: str, to: Console) -> dict[st
     if kernels:
         tables.append(kernel_table(kernels))
     verdicts = judge(found, {n for n, about in mixers.items() if about["linear"]}, kernels)
-    for table in tables:
-        print_table(table, to)
-        if table.note:
-            to.print(table.note)
-    for line in target_lines(verdicts):
-        to.print(line)
-    _write(config, where, found, markdown(tables, target_lines(verdicts)))
+    show(tables, target_lines(verdicts), Path(config.output), to)
+    _write(config, where, found)
     failures = [row.note for row in rows if row.note.startswith("failed")]
     failures += [about["failed"] for about in mixers.values() if "failed" in about]
     return {
@@ -308,14 +303,10 @@ def measure_mixers(config: MixerSpeedConfig, where: str, to: Console) -> dict[st
     }
 
 
-_PRECISION = {"32": "float32", "bf16": "bf16"}
-
-
-def _write(config: MixerSpeedConfig, where: str, rows: Rows, text: str) -> None:
+def _write(config: MixerSpeedConfig, where: str, rows: Rows) -> None:
     path = Path(config.output)
     write_atomically(path.with_suffix(".csv"), as_csv(rows.rows).encode())
-    write_atomically(path.with_suffix(".md"), text.encode())
     shape = f"dim {config.dim}, heads of {config.head_dim}, batch {config.batch}"
     save_speed_figure(
-        rows, f"{where}; {shape}, {_PRECISION[config.precision]}", path.with_suffix(".png")
+        rows, f"{where}; {shape}, {PRECISIONS[config.precision]}", path.with_suffix(".png")
     )

@@ -1,8 +1,9 @@
-"""The tables of `suite=mixers`, for the terminal and as Markdown."""
+"""The tables of `suite=mixers`."""
 
 from collections.abc import Callable, Sequence
 
 from eval.speed_rows import KINDS, Row, Rows
+from eval.speed_timing import PRECISIONS
 from eval.table import Entry, Table
 
 _MEMORY = {"forward": "forward", "training": "forward + backward"}
@@ -10,7 +11,7 @@ _MEMORY = {"forward": "forward", "training": "forward + backward"}
 
 def mixer_tables(rows: Rows, precision: str) -> list[Table]:
     """Lay the figures out: a table for each kind of call and for memory, a column per length."""
-    half = {"32": "float32", "bf16": "bf16"}[precision]
+    half = PRECISIONS[precision]
     tables = [
         _table(rows, kind, f"{title}: microseconds for a token, {half}", _time, 1)
         for kind, title in KINDS.items()
@@ -87,19 +88,3 @@ def _notes(rows: Rows, kind: str) -> list[str]:
         if row.kind == kind and row.note not in ("", "has none"):
             notes.setdefault(row.layer, f"{row.layer} at {row.length}: {row.note}.")
     return list(notes.values())
-
-
-def markdown(tables: Sequence[Table], lines: Sequence[str]) -> str:
-    """Write tables and closing lines as Markdown."""
-    parts = [_markdown(table) for table in tables]
-    return "\n".join([*parts, *(f"- {line}" for line in lines), ""])
-
-
-def _markdown(table: Table) -> str:
-    rule = ["---" if place < table.names else "---:" for place in range(len(table.columns))]
-    rows = [list(table.columns), rule]
-    for row in table.rows:
-        texts = [entry.text.strip() for entry in row]
-        rows.append([f"*{t}*" if t and e.tone else t for t, e in zip(texts, row, strict=True)])
-    body = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
-    return f"**{table.title}**\n\n{body}\n" + (f"\n{table.note}\n" if table.note else "")

@@ -8,7 +8,8 @@ from eval.machine import synchronize
 
 CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
 DEVICES = ("cpu", "cuda")
-PRECISIONS = ("32", "bf16")
+PRECISIONS = {"32": "float32", "bf16": "bf16"}
+"""What tables call them."""
 
 
 def check_settings(settings: Mapping[str, Any], may_be_zero: tuple[str, ...] = ()) -> None:
@@ -17,7 +18,7 @@ def check_settings(settings: Mapping[str, Any], may_be_zero: tuple[str, ...] = (
         least = 0 if name in ("threads", *may_be_zero) else 1
         if type(value) is int and value < least:
             raise ValueError(f"{name}={value} must be at least {least}")
-    for name, known in (("precision", PRECISIONS), ("device", DEVICES), ("clock", tuple(CLOCKS))):
+    for name, known in (("precision", PRECISIONS), ("device", DEVICES), ("clock", CLOCKS)):
         if settings[name] not in known:
             raise ValueError(f"{name}={settings[name]} is not known: choose {' or '.join(known)}")
     if settings["clock"] == "process" and (settings["threads"] != 1 or settings["device"] != "cpu"):

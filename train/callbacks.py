@@ -174,7 +174,7 @@ class Recorder(L.Callback):
         for logger in loggers:
             numbers = {key: row[key] for key in row if key not in ("step", "stage")}
             logger.log_metrics(numbers, row["step"])
-        writer.write(row | {"seconds": f"{time.perf_counter() - self._began:.3f}"})
+        writer.write(row | {"seconds": f"{time.perf_counter() - self._began:.6f}"})
 
     def _check_finite(self, loss: float, data: CorpusModule, step: int) -> None:
         if math.isfinite(loss) and math.isfinite(self.gradient_norm):

@@ -17,7 +17,8 @@ from eval.speed_guard import Guard
 from eval.speed_kernels import DIRECT, OPERATORS, kernel_table
 from eval.speed_memory import peak_memory
 from eval.speed_rows import KINDS, Row, Rows
-from eval.speed_tables import markdown, mixer_tables
+from eval.speed_show import markdown
+from eval.speed_tables import mixer_tables
 from eval.speed_targets import FASTER, SMALLER, judge, target_lines
 from models.kernels import KERNELS
 from models.mixer import Site

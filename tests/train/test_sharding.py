@@ -5,9 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
+from tests.train.conftest import RunFactory
 from tests.train.ranks import CASES, built, run_together, train_steps
+from tests.train.runs import LOOPED, losses, small_backbone, train
 from train.muon import orthogonalise
+from train.parallel_config import ParallelConfig
 from train.sharding import shard_units
 
 
@@ -78,11 +82,23 @@ def test_more_shards_learn_as_one_process(
     world: int, alone: dict[str, list[float]], tmp_path: Path
 ) -> None:
     for found in run_together("losses", tmp_path, world):
-        for case, losses in found["losses"].items():
-            assert losses == pytest.approx(alone[case], rel=1e-9), case
+        for case, learnt in found["losses"].items():
+            assert learnt == pytest.approx(alone[case], rel=1e-9), case
         assert found["replicas"]["transformer"] == pytest.approx(alone["transformer"], rel=1e-9)
         for kind in ("muon", "muon, replicas"):
             assert found[kind]["torch.float64"] <= 1e-12
+
+
+def test_one_process_in_shards_learns_as_without(run_at: RunFactory, tmp_path: Path) -> None:
+    """What sharding costs is measured so (`eval.speed suite=parallel`)."""
+    backbone = small_backbone(num_layers=2, depth=LOOPED)
+    alone = train(run_at(backbone=backbone))
+    sharded = run_at(backbone=backbone, runs=str(tmp_path / "sharded"))
+    sharded.parallel = ParallelConfig(accelerator="cpu", strategy="fsdp2")
+    try:
+        assert losses(train(sharded)) == pytest.approx(losses(alone), rel=1e-6)
+    finally:
+        dist.destroy_process_group()
 
 
 def test_units_are_what_gathers_at_once() -> None:
