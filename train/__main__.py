@@ -12,10 +12,13 @@ from omegaconf import DictConfig
 
 from data.errors import one_line_errors
 from data.groups import describe_groups
+from data.make import make_corpus
+from train.checkpoints import is_finished
 from train.conductor import Job
 from train.config import RunConfig
 from train.folder import run_folder
 from train.interrupts import Interrupted
+from train.last_words import speaking_once
 from train.launch import ProcessesFailed, die_with_parent, start_processes, starts_processes
 from train.lock import is_first_process
 from train.pretrain import pretrain
@@ -101,12 +104,16 @@ def _job(composed: DictConfig) -> tuple[float, ...] | float | None:
 
 
 def _train(config: RunConfig, plain: dict[str, Any]) -> Path:
+    folder = run_folder(config)
     try:
         if not starts_processes(config.parallel):
-            return pretrain(config, plain)
+            with speaking_once():
+                return pretrain(config, plain)
+        if not is_finished(folder, config.trainer.max_steps):
+            make_corpus(config.data)  # here, so that one process says how far it is, and what fails
         overrides = HydraConfig.get().overrides.task
         start_processes(config.parallel, [*overrides, "hydra.mode=RUN"])
-        return run_folder(config)
+        return folder
     except Interrupted as stop:
         raise SystemExit(_stopped(str(stop), 128 + stop.signum)) from None
     except ProcessesFailed as failure:
@@ -140,8 +147,9 @@ def _is_searched() -> bool:
 
 def _failed(failure: ProcessesFailed) -> int:
     """Say how a process ended, where it could not say so itself."""
-    if failure.status not in (2, 128 + signal.SIGINT, 128 + signal.SIGTERM):
-        print(f"train: {failure}", file=sys.stderr)
+    if not failure.is_final:
+        again = "the same command goes on from the newest checkpoint"
+        print(f"train: {failure}; {again}", file=sys.stderr)
     return failure.status
 
 

@@ -40,11 +40,17 @@ class StopRequest:
 
 
 @contextmanager
-def watch_signals() -> Iterator[StopRequest]:
-    """Turn these signals into a `StopRequest` while inside; restore the handlers after."""
+def watch_signals(waits: bool = True) -> Iterator[StopRequest]:
+    """Turn these signals into a `StopRequest` while inside; restore the handlers after.
+
+    Args:
+        waits: listen at once. Otherwise it is for `StopRequest.listen` to begin, and until then the
+            process ends at once: one that waits for others that have died would never answer.
+    """
     request = StopRequest()
     before = {signum: signal.getsignal(signum) for signum in _SIGNUMS}
-    request.listen()
+    if waits:
+        request.listen()
     try:
         yield request
     finally:

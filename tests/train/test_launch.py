@@ -85,12 +85,34 @@ def test_processes_die_together_go_on_and_stop_politely(tmp_path: Path) -> None:
     finally:
         process.kill()
     assert (process.returncode, out) == (143, "")
-    assert err.count("saved; the same command goes on from there") == 1
+    said = [line for line in err.splitlines() if not line.startswith("training ")]
+    assert (
+        said[0]
+        == "train: process 1 was killed by SIGKILL: restart 1 of 1, from the newest checkpoint"
+    )
+    assert said[1].endswith("saved; the same command goes on from there") and len(said) == 2, err
 
     status, out, err = launch("train", "-m", *command, "seed=0", cwd=tmp_path)
     assert (status, out) == (0, f"run: {run.relative_to(tmp_path)}\n"), err
     assert list(runs.glob("[a-z]*")) == [run]
     assert [int(row["step"]) for row in metrics(run)] == list(range(1, 121))
+
+
+@pytest.mark.nightly
+@pytest.mark.multiprocess
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads Linux's process table")
+def test_ctrl_c_ends_processes_that_still_start(tmp_path: Path) -> None:
+    """At a terminal it reaches the job alone: its processes are sessions of their own."""
+    process = start("train", *TWO, cwd=tmp_path)
+    try:
+        wait_until(lambda: len(workers(process)) == 2)
+        time.sleep(2)  # they import
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=120) == ("", "")
+    finally:
+        process.kill()
+    assert process.returncode == 130
 
 
 @pytest.mark.nightly
