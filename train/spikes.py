@@ -35,13 +35,15 @@ class SpikeGuard(L.Callback):
         run: the run's folder.
         config: when an update is left out.
         recorder: knows the gradient norm, and is told what was decided.
-        alert: tells people of a non-finite step.
+        alert: tells people of a step that is no number, or was left out; of each kind once in so
+            many steps as the median is over.
     """
 
     def __init__(self, run: Path, config: SpikeConfig, recorder: Recorder, alert: Alert) -> None:
         self.run, self.config, self.recorder, self.alert = run, config, recorder, alert
         self._batches: list[Batch] = []
         self._loss = torch.zeros(())
+        self._told: dict[str, int] = {}
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
@@ -94,6 +96,16 @@ class SpikeGuard(L.Callback):
                 "the learning rate, raise trainer.spike_factor, or set trainer.spike=none"
             )
         module.leave_out()
+        if finite:  # else it was told already
+            text = f"gradient norm {norm:g} (limit {limit:g}); its update was left out"
+            self._tell(step, "spike", f"{text} ({len(history.skipped)} so far)")
+
+    def _tell(self, step: int, title: str, text: str) -> None:
+        """Send an alert, unless one of this kind went out in the newest window of steps."""
+        last = self._told.get(title)
+        if last is None or step - last >= self.config.window:
+            self._told[title] = step
+            self.alert(title, f"step {step}: {text}")
 
     def _trace(self, trainer: L.Trainer, module: PretrainModule, norm: float) -> str:
         """Find the first place that was not finite; write it down, and return it in words."""
@@ -104,5 +116,5 @@ class SpikeGuard(L.Callback):
             facts: dict[str, Any] = {"step": step, "gradient_norm": str(norm)}
             facts["found"] = [finding.as_dict() for finding in findings]
             write_json(self.run / f"nonfinite-{step:07d}.json", facts)
-            self.alert("not finite", f"step {step}: gradient norm {norm}; {cause}")
+            self._tell(step, "not finite", f"gradient norm {norm}; {cause}")
         return cause
