@@ -24,6 +24,7 @@ from train.lock import is_first_process
 from train.pretrain import pretrain
 from train.returns import returned
 from train.schema import check_command_line, register_schemas, to_config
+from train.submitted import telling_of_jobs
 from train.sweep import conduct, planned_job
 
 HELP = """\
@@ -65,6 +66,10 @@ experiment compares.
 
 
 _planned: list[Job] = []
+"""Runs of a grid, which are trained when all of them are composed."""
+
+_searched: list[bool] = []
+"""Of each run of a search, whether it ended well."""
 
 
 class RunFailed(RuntimeError):
@@ -80,8 +85,11 @@ def main(composed: DictConfig) -> tuple[float, ...] | float | None:
     """
     if not _is_searched():
         return _job(composed)
+    _searched.append(False)
     try:
-        return _job(composed)
+        values = _job(composed)
+        _searched[-1] = True
+        return values
     except SystemExit as stop:
         if stop.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
             raise
@@ -153,6 +161,11 @@ def _failed(failure: ProcessesFailed) -> int:
     return failure.status
 
 
+def _nothing_found() -> int:
+    print(f"train: all {len(_searched)} runs of the search failed: see above", file=sys.stderr)
+    return 1
+
+
 def _stopped(line: str, status: int) -> int:
     """Say why the run ended, once; the other processes of a run end quietly."""
     if not is_first_process():
@@ -169,6 +182,13 @@ if __name__ == "__main__":
     register_schemas()
     with one_line_errors("train"):
         check_command_line(sys.argv[1:])
-        main()
+        try:
+            with telling_of_jobs():
+                main()
+        except ValueError:  # a search of one value has no best run then
+            if any(_searched) or not _searched:
+                raise
         if _planned:
             sys.exit(conduct(_planned))
+        if _searched and not any(_searched):
+            sys.exit(_nothing_found())

@@ -18,6 +18,7 @@ from train.parallel_config import ParallelConfig
 from train.returns import check_returns, returned
 from train.sbatch import script
 from train.schema import register_schemas
+from train.submitted import _failed
 
 QUICK = ("experiment=smoke", *SMALL, "parallel=cpu", "trainer.validate_every=0")
 TWO = (*QUICK, "parallel.devices=2")
@@ -220,3 +221,30 @@ def test_what_a_search_asks_must_be_known() -> None:
         check_returns(["cost"], evaluated=True)
     with pytest.raises(ValueError, match=r"returns=accuracy comes from .* set eval.after_training"):
         check_returns(["accuracy"], evaluated=False)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    ("returns", "direction"),
+    [("[acuracy]", "maximize"), ("[acuracy,model_flops]", "[maximize,minimize]")],
+)
+def test_a_search_of_which_every_run_fails_has_failed(
+    tmp_path: Path, returns: str, direction: str
+) -> None:
+    pytest.importorskip("optuna")
+    search = ("sweep=optuna", *QUICK, "hydra.sweeper.n_trials=1", f"returns={returns}")
+    ways = f"hydra.sweeper.direction={direction}"
+    status, _, err = launch("train", *search, ways, "seed=choice(0,1)", cwd=tmp_path)
+    assert status == 1
+    assert "returns=acuracy is not known" in err
+    assert err.splitlines()[-1] == "train: all 1 runs of the search failed: see above"
+
+
+def test_a_failed_job_is_one_line() -> None:
+    account = (
+        "Job 31224 (task: 0) with path /runs/.submitit/31224/31224_0_result.pkl\n"
+        "has not produced any output (state: FINISHED)\nError stream produced:\n"
+        "----------------------------------------\ntraining transformer\ntrain: loss nan\n\n"
+    )
+    assert _failed(account).startswith("job 31224 (task: 0): loss nan; the others go on")
+    assert _failed("Job 7 vanished").startswith("job 7 vanished: it said nothing")
