@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from data.errors import plain_message
 
+from .interrupts import StopRequest
 from .launch import LOST_PEERS, TO_BE_MENDED, is_worker
 
 GRACE_SECONDS = 5.0
@@ -53,6 +54,8 @@ def speaking_once() -> Iterator[None]:
 
 def _left_alone(error: Exception) -> int:
     """Wait for the agent's SIGTERM; where none comes, the one that died is on another machine."""
+    if StopRequest.of_process is not None:
+        return LOST_PEERS
     time.sleep(GRACE_SECONDS)
     if _is_first_to_say("lost the others"):
         why = " ".join(str(error).split()).split(". ")[0]
