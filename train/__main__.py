@@ -12,15 +12,19 @@ from omegaconf import DictConfig
 
 from data.errors import one_line_errors
 from data.groups import describe_groups
+from data.make import make_corpus
+from train.checkpoints import is_finished
 from train.conductor import Job
 from train.config import RunConfig
 from train.folder import run_folder
 from train.interrupts import Interrupted
+from train.last_words import speaking_once
 from train.launch import ProcessesFailed, die_with_parent, start_processes, starts_processes
 from train.lock import is_first_process
 from train.pretrain import pretrain
 from train.returns import returned
 from train.schema import check_command_line, register_schemas, to_config
+from train.submitted import telling_of_jobs
 from train.sweep import conduct, planned_job
 
 HELP = """\
@@ -62,6 +66,10 @@ experiment compares.
 
 
 _planned: list[Job] = []
+"""Runs of a grid, which are trained when all of them are composed."""
+
+_searched: list[bool] = []
+"""Of each run of a search, whether it ended well."""
 
 
 class RunFailed(RuntimeError):
@@ -77,8 +85,11 @@ def main(composed: DictConfig) -> tuple[float, ...] | float | None:
     """
     if not _is_searched():
         return _job(composed)
+    _searched.append(False)
     try:
-        return _job(composed)
+        values = _job(composed)
+        _searched[-1] = True
+        return values
     except SystemExit as stop:
         if stop.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
             raise
@@ -101,12 +112,16 @@ def _job(composed: DictConfig) -> tuple[float, ...] | float | None:
 
 
 def _train(config: RunConfig, plain: dict[str, Any]) -> Path:
+    folder = run_folder(config)
     try:
         if not starts_processes(config.parallel):
-            return pretrain(config, plain)
+            with speaking_once():
+                return pretrain(config, plain)
+        if not is_finished(folder, config.trainer.max_steps):
+            make_corpus(config.data)  # here, so that one process says how far it is, and what fails
         overrides = HydraConfig.get().overrides.task
         start_processes(config.parallel, [*overrides, "hydra.mode=RUN"])
-        return run_folder(config)
+        return folder
     except Interrupted as stop:
         raise SystemExit(_stopped(str(stop), 128 + stop.signum)) from None
     except ProcessesFailed as failure:
@@ -140,9 +155,15 @@ def _is_searched() -> bool:
 
 def _failed(failure: ProcessesFailed) -> int:
     """Say how a process ended, where it could not say so itself."""
-    if failure.status not in (2, 128 + signal.SIGINT, 128 + signal.SIGTERM):
-        print(f"train: {failure}", file=sys.stderr)
+    if not failure.is_final:
+        again = "the same command goes on from the newest checkpoint"
+        print(f"train: {failure}; {again}", file=sys.stderr)
     return failure.status
+
+
+def _nothing_found() -> int:
+    print(f"train: all {len(_searched)} runs of the search failed: see above", file=sys.stderr)
+    return 1
 
 
 def _stopped(line: str, status: int) -> int:
@@ -161,6 +182,13 @@ if __name__ == "__main__":
     register_schemas()
     with one_line_errors("train"):
         check_command_line(sys.argv[1:])
-        main()
+        try:
+            with telling_of_jobs():
+                main()
+        except ValueError:  # a search of one value has no best run then
+            if any(_searched) or not _searched:
+                raise
         if _planned:
             sys.exit(conduct(_planned))
+        if _searched and not any(_searched):
+            sys.exit(_nothing_found())

@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import ClassVar
 
 
 class Interrupted(Exception):
@@ -19,9 +20,15 @@ _SIGNUMS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
 class StopRequest:
-    """Remembers that a signal asked the run to stop; `signum` is None until then."""
+    """Remembers that a signal asked the run to stop; `signum` is None until then.
+
+    Attributes:
+        signum: the signal.
+        of_process: the last one that any request of this process has met.
+    """
 
     signum: int | None = None
+    of_process: ClassVar[int | None] = None
 
     def listen(self) -> None:
         """Take the signals over, also from who took them after us.
@@ -34,17 +41,23 @@ class StopRequest:
 
     def receive(self, signum: int, frame: FrameType | None) -> None:
         """Handle a signal; a second SIGTERM or SIGINT acts at once."""
-        self.signum = signum
+        self.signum = StopRequest.of_process = signum
         patient = signum == signal.SIGUSR2  # it may come from the scheduler and from our starter
         signal.signal(signum, signal.SIG_IGN if patient else signal.SIG_DFL)
 
 
 @contextmanager
-def watch_signals() -> Iterator[StopRequest]:
-    """Turn these signals into a `StopRequest` while inside; restore the handlers after."""
+def watch_signals(waits: bool = True) -> Iterator[StopRequest]:
+    """Turn these signals into a `StopRequest` while inside; restore the handlers after.
+
+    Args:
+        waits: listen at once. Otherwise it is for `StopRequest.listen` to begin, and until then the
+            process ends at once: one that waits for others that have died would never answer.
+    """
     request = StopRequest()
     before = {signum: signal.getsignal(signum) for signum in _SIGNUMS}
-    request.listen()
+    if waits:
+        request.listen()
     try:
         yield request
     finally:

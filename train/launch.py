@@ -9,8 +9,9 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 
-from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -23,6 +24,12 @@ _SIGNUMS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal
 """What asks a run to stop; SLURM, through submitit, sends SIGUSR2 ahead of the end."""
 
 
+TO_BE_MENDED = 2
+"""Exit status of a process that has said in one line what a person can mend."""
+
+LOST_PEERS = 76
+"""Exit status of a process whose connections to the others broke: it is another one that died."""
+
 _AGENT = "torch.distributed.elastic"
 
 
@@ -32,6 +39,12 @@ class ProcessesFailed(RuntimeError):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it is not to be tried again: it was refused, or asked to stop, and said so."""
+        asked = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+        return self.status in (TO_BE_MENDED, *(128 + signum for signum in asked))
 
 
 def is_worker() -> bool:
@@ -72,7 +85,8 @@ def start_processes(parallel: ParallelConfig, arguments: Sequence[str]) -> None:
     """Run `python -m train` with these arguments in all processes of a run, to its end.
 
     torchrun's own agent starts and watches them: one that dies ends the others, and where
-    `parallel.restarts` allows, all of them go on from the newest checkpoint.
+    `parallel.restarts` allows, all of them go on from the newest checkpoint. What a person has to
+    mend is not tried again.
 
     Raises:
         ProcessesFailed: one of them ended with an error.
@@ -83,19 +97,34 @@ def start_processes(parallel: ParallelConfig, arguments: Sequence[str]) -> None:
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     os.environ["OMP_NUM_THREADS"] = str(parallel.threads or 1)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # each process would warn of the same
-    agent = elastic_launch(_agent(parallel), sys.executable)
+    # On several machines the agents must agree: there they restart by themselves, unheard.
+    restarts = parallel.restarts if parallel.nodes == 1 else 0
+    for restart in range(1, restarts + 1):
+        try:
+            return _run_processes(parallel, arguments)
+        except ProcessesFailed as failure:
+            if failure.is_final:
+                raise
+            again = f"restart {restart} of {restarts}, from the newest checkpoint"
+            print(f"train: {failure}: {again}", file=sys.stderr)
+    return _run_processes(parallel, arguments)
+
+
+def _run_processes(parallel: ParallelConfig, arguments: Sequence[str]) -> None:
     try:
-        with _own_handlers(), _silent_agent():
-            agent("-m", "train", *arguments)
+        with TemporaryDirectory(prefix="pauca-") as errors, _own_handlers(), _silent_agent():
+            elastic_launch(_agent(parallel, errors), sys.executable)("-m", "train", *arguments)
     except SignalException as stop:
         if stop.sigval is signal.SIGUSR2:
             signal.raise_signal(stop.sigval)  # all is saved: now the scheduler's own handler
         raise KeyboardInterrupt(stop.sigval) from None
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(signal.SIGINT) from None
     except ChildFailedError as error:
         raise _failure(error) from None
 
 
-def _agent(parallel: ParallelConfig) -> LaunchConfig:
+def _agent(parallel: ParallelConfig, errors: str) -> LaunchConfig:
     endpoint, run_id = ("localhost:0", f"pauca-{os.getpid()}")
     if parallel.nodes > 1:
         run_id = os.environ["SLURM_JOB_ID"]
@@ -107,9 +136,12 @@ def _agent(parallel: ParallelConfig) -> LaunchConfig:
         run_id=run_id,
         rdzv_backend="c10d",
         rdzv_endpoint=endpoint,
-        max_restarts=parallel.restarts,
+        max_restarts=parallel.restarts if parallel.nodes > 1 else 0,
+        logs_specs=DefaultLogsSpecs(log_dir=errors),
         monitor_interval=0.2,
-        signals_to_handle=",".join(signum.name for signum in _SIGNUMS),
+        # Without SIGINT: Ctrl-C interrupts the agent, which asks the processes to stop by SIGTERM.
+        # Told by SIGINT, those that still import would each show where.
+        signals_to_handle=",".join(x.name for x in _SIGNUMS if x is not signal.SIGINT),
     )
 
 
@@ -127,14 +159,16 @@ def _port(run_id: str) -> int:
 
 def _failure(error: ChildFailedError) -> ProcessesFailed:
     """Say which process ended first, and how; its own words stand above."""
-    rank, first = error.get_first_failure()
+    failures = error.failures
+    own = {rank: found for rank, found in failures.items() if found.exitcode != LOST_PEERS}
+    rank, first = min((own or failures).items(), key=lambda failure: failure[1].timestamp)
     if first.exitcode < 0:
         how, status = f"was killed by {signal.Signals(-first.exitcode).name}", 128 - first.exitcode
+    elif first.exitcode == LOST_PEERS:
+        how, status = "has lost the others", LOST_PEERS
     else:
         how, status = f"ended with status {first.exitcode}", first.exitcode
-    return ProcessesFailed(
-        f"process {rank} {how}; the same command goes on from the newest checkpoint", status
-    )
+    return ProcessesFailed(f"process {rank} {how}", status)
 
 
 @contextmanager

@@ -102,4 +102,5 @@ def _wandb(
         save_dir=str(folder.resolve()),
         mode=config.mode,  # not Lightning's `offline`, which sets WANDB_MODE for all that follows
         config=hyperparameters,
+        settings={"quiet": True},  # metrics.csv has what it would print at the end
     )

@@ -67,6 +67,7 @@ What is assumed, each to be set to what you measured:
 SHORT = ("strategy", "replicas", "recompute")
 """Settings of a run that go by their last word."""
 
+_OWN = [field.name for field in fields(PlanSettings)]
 _FAULTS = (ValueError, HydraException, OmegaConfBaseException)
 
 
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
         write_json(path, {"command": _command(arguments), **plain(plan)})
     except _FAULTS as error:
         message = plain_message(error) or " ".join(str(error).split())
-        print(f"plan: {message}", file=sys.stderr)
+        print(f"plan: {_with_own_settings(message)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("plan: stopped", file=sys.stderr)
@@ -106,8 +107,7 @@ def read_plan_settings(arguments: Sequence[str]) -> tuple[PlanSettings, list[str
     Raises:
         ValueError: on a value of the wrong type, or one that can't be.
     """
-    names = {field.name for field in fields(PlanSettings)}
-    own = [argument for argument in arguments if argument.partition("=")[0] in names]
+    own = [argument for argument in arguments if argument.partition("=")[0] in _OWN]
     settings = read_settings(PlanSettings, own)
     settings.validate()
     rest = [argument for argument in arguments if argument not in own]
@@ -153,6 +153,14 @@ def _write_table(settings: PlanSettings, overrides: Sequence[str], arguments: Se
         write_atomically(path.with_suffix(".json"), text.encode())
     print(f"plan: {path}")
     return 0
+
+
+def _with_own_settings(message: str) -> str:
+    """Name the plan's own settings beside the run's, where neither has what was given."""
+    key, said, _ = message.partition(" is not a setting")
+    if not said or "." in key:
+        return message
+    return f"{message}; or of the plan's own: {', '.join(_OWN)}"
 
 
 def _command(arguments: Sequence[str]) -> str:

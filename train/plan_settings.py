@@ -10,7 +10,7 @@ class PlanSettings:
     """Settings of a plan.
 
     Attributes:
-        world: GPUs of the run, one process each; 0 is parallel.devices x parallel.nodes.
+        world: GPUs of the run, one process each; null is parallel.devices x parallel.nodes.
         gpu: their kind (see `train.gpus`).
         gpus_per_node: GPUs that share a node's fast links, where `world` is spread over nodes.
         rows: rows of a GPU's micro-batch; 0 is trainer.rows_per_step over GPUs and
@@ -32,7 +32,7 @@ class PlanSettings:
         worlds: numbers of GPUs.
     """
 
-    world: int = 0
+    world: int | None = None
     gpu: str = "h100"
     gpus_per_node: int = 8
     rows: int = 0
@@ -53,8 +53,9 @@ class PlanSettings:
 
     def validate(self) -> None:
         """Raise ValueError, naming the key, where a value can't be."""
+        if self.world is not None and self.world < 1:
+            raise ValueError(f"world={self.world} must be at least 1")
         for name, least in (
-            ("world", 0),
             ("gpus_per_node", 1),
             ("rows", 0),
             ("vocab", 0),

@@ -34,13 +34,13 @@ def verdict(plan: Plan) -> str:
     """Whether it fits, and what to change if not."""
     if plan.memory is None:
         return "memory: not predicted (see the notes); try one real run"
-    held, limit = plan.memory.total / GIB, plan.limit / GIB
     if plan.fits:
         more = " at least" if plan.largest and plan.largest >= LOOKED_ROWS else ""
         return (
-            f"fits: {held:.1f} GiB of the {limit:.1f} that may be used; largest micro-batch:"
-            f"{more} {plan.largest} rows per GPU"
+            f"fits: {amount(plan.memory.total)} of the {amount(plan.limit)} that may be used; "
+            f"largest micro-batch:{more} {plan.largest} rows per GPU"
         )
+    held, limit = plan.memory.total / GIB, plan.limit / GIB
     if plan.largest:
         return (
             f"{held:.1f} GiB don't fit in {limit:.1f}: at most rows={plan.largest} per GPU fit, "
@@ -93,6 +93,14 @@ def amount(bytes_: float) -> str:
     return f"{bytes_:.0f} B"
 
 
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min"), (1, "s"), (1e-3, "ms")):
+        if seconds >= size:
+            return f"{seconds / size:.2f} {unit}"
+    return f"{seconds * 1e6:.2f} µs"
+
+
 def _memory(plan: Plan) -> Table:
     assert plan.memory is not None
     parts = sorted(plan.memory.parts.items(), key=lambda part: -part[1])
@@ -102,7 +110,7 @@ def _memory(plan: Plan) -> Table:
     ]
     rows.append([Entry("in all", "strong"), Entry(amount(total), "strong"), Entry("100%")])
     return Table(
-        "Memory of a GPU, at the worst moment of a step", ["part", "held", "share"], rows, names=1
+        "Memory of a GPU at a step's worst moment", ["part", "held", "share"], rows, names=1
     )
 
 
@@ -126,13 +134,13 @@ def _time(plan: Plan) -> Table:
     tokens = work.tokens_per_step
     facts = [
         ("model FLOPs of a step", f"{work.flops:.3g}"),
-        ("computing", f"{time.computing:.4g} s"),
-        ("communication, unhidden", f"{time.communication:.4g} s"),
-        ("step", f"{time.step:.4g} s"),
+        ("computing", duration(time.computing)),
+        ("communication, unhidden", duration(time.communication)),
+        ("step", duration(time.step)),
         ("tokens per second", count(tokens / time.step)),
         ("model FLOP/s over peak", f"{plan.utilisation:.1%}"),
         ("steps, tokens of the run", f"{work.steps:,}, {count(tokens * work.steps)}"),
-        ("days", f"{work.steps * time.step / 86400:.3g}"),
+        ("time of the run", duration(work.steps * time.step)),
         ("GPU-hours", f"{hours:,.3g}" if hours < 1000 else f"{hours:,.0f}"),
     ]
     if plan.settings.price:

@@ -38,7 +38,8 @@ class SpikeGuard(L.Callback):
         recorder: knows the gradient norm, and is told what was decided.
         every: steps between checkpoints.
         rewinds: where the run went back before.
-        alert: tells people of a non-finite step.
+        alert: tells people of a step that is no number, was left out, or gone back from; of the
+            first two once in so many steps as the median is over.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class SpikeGuard(L.Callback):
         self.recorder, self.rewinds, self.alert = recorder, rewinds, alert
         self._batches: list[Batch] = []
         self._loss = torch.zeros(())
+        self._told: dict[str, int] = {}
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
@@ -113,6 +115,16 @@ class SpikeGuard(L.Callback):
                 "trainer.spike_factor, or set trainer.spike=none"
             )
         module.leave_out()
+        if not self.recorder.cause:  # else it was told already
+            text = f"{why}; its update was left out ({len(module.spikes.skipped)} so far)"
+            self._tell(step, "spike", text)
+
+    def _tell(self, step: int, title: str, text: str) -> None:
+        """Send an alert, unless one of this kind went out in the newest window of steps."""
+        last = self._told.get(title)
+        if last is None or step - last >= self.config.window:
+            self._told[title] = step
+            self.alert(title, f"step {step}: {text}")
 
     def _rewind(self, trainer: L.Trainer, module: PretrainModule, why: str) -> None:
         """End this training; all processes begin again at the same place."""
@@ -134,5 +146,5 @@ class SpikeGuard(L.Callback):
             facts: dict[str, Any] = {"step": step, "gradient_norm": str(norm)}
             facts["found"] = [finding.as_dict() for finding in findings]
             write_json(self.run / f"nonfinite-{step:07d}.json", facts)
-            self.alert("not finite", f"step {step}: gradient norm {norm}; {cause}")
+            self._tell(step, "not finite", f"gradient norm {norm}; {cause}")
         return cause

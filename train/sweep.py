@@ -42,5 +42,6 @@ def conduct(jobs: list[Job]) -> int:
     for failure in sweep.failed:
         print(f"train: {failure}", file=sys.stderr)
     for job in unique:
-        print(f"run: {job.folder}")
+        if job.is_trained:
+            print(f"run: {job.folder}")
     return 1 if sweep.failed else 0

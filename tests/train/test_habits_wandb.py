@@ -9,7 +9,7 @@ import pytest
 
 from tests.train.conftest import RunFactory
 from tests.train.runs import refusal, train, with_trainer
-from tests.train.test_habits import Spiky
+from tests.train.test_habits import Spiky, skipping
 from tests.train.test_logging import alone, assert_said, connections, offline_runs
 from train.artifacts import KEPT_FILE
 from train.config import RunConfig
@@ -64,3 +64,15 @@ def test_an_alert_says_where_it_is_no_number(
     run: Path = run_folder(config)
     (folder,) = offline_runs(run)
     assert_said(folder, run, b"not finite", b"step 2: gradient norm nan; first: nan in the loss")
+
+
+def test_an_alert_says_that_an_update_was_left_out_but_not_of_each(
+    run_at: RunFactory, alone: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The window is three steps."""
+    Spiky({5: 1e4, 6: 1e4, 8: 1e4}).patch(monkeypatch)
+    run = train(skipping(run_at(logger=LoggerConfig("wandb")), max_steps=8))
+    (folder,) = offline_runs(run)
+    assert_said(folder, run, b"spike", b"step 5: gradient norm ", b"step 8: gradient norm ")
+    assert_said(folder, run, b"left out (1 so far)", b"left out (3 so far)")
+    assert b"left out (2 so far)" not in next(folder.glob("*.wandb")).read_bytes()

@@ -18,6 +18,7 @@ from train.parallel_config import ParallelConfig
 from train.returns import check_returns, returned
 from train.sbatch import script
 from train.schema import register_schemas
+from train.submitted import _failed
 
 QUICK = ("experiment=smoke", *SMALL, "parallel=cpu", "trainer.validate_every=0")
 TWO = (*QUICK, "parallel.devices=2")
@@ -85,12 +86,34 @@ def test_processes_die_together_go_on_and_stop_politely(tmp_path: Path) -> None:
     finally:
         process.kill()
     assert (process.returncode, out) == (143, "")
-    assert err.count("saved; the same command goes on from there") == 1
+    said = [line for line in err.splitlines() if not line.startswith("training ")]
+    assert (
+        said[0]
+        == "train: process 1 was killed by SIGKILL: restart 1 of 1, from the newest checkpoint"
+    )
+    assert said[1].endswith("saved; the same command goes on from there") and len(said) == 2, err
 
     status, out, err = launch("train", "-m", *command, "seed=0", cwd=tmp_path)
     assert (status, out) == (0, f"run: {run.relative_to(tmp_path)}\n"), err
     assert list(runs.glob("[a-z]*")) == [run]
     assert [int(row["step"]) for row in metrics(run)] == list(range(1, 121))
+
+
+@pytest.mark.nightly
+@pytest.mark.multiprocess
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads Linux's process table")
+def test_ctrl_c_ends_processes_that_still_start(tmp_path: Path) -> None:
+    """At a terminal it reaches the job alone: its processes are sessions of their own."""
+    process = start("train", *TWO, cwd=tmp_path)
+    try:
+        wait_until(lambda: len(workers(process)) == 2)
+        time.sleep(2)  # they import
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=120) == ("", "")
+    finally:
+        process.kill()
+    assert process.returncode == 130
 
 
 @pytest.mark.nightly
@@ -198,3 +221,30 @@ def test_what_a_search_asks_must_be_known() -> None:
         check_returns(["cost"], evaluated=True)
     with pytest.raises(ValueError, match=r"returns=accuracy comes from .* set eval.after_training"):
         check_returns(["accuracy"], evaluated=False)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    ("returns", "direction"),
+    [("[acuracy]", "maximize"), ("[acuracy,model_flops]", "[maximize,minimize]")],
+)
+def test_a_search_of_which_every_run_fails_has_failed(
+    tmp_path: Path, returns: str, direction: str
+) -> None:
+    pytest.importorskip("optuna")
+    search = ("sweep=optuna", *QUICK, "hydra.sweeper.n_trials=1", f"returns={returns}")
+    ways = f"hydra.sweeper.direction={direction}"
+    status, _, err = launch("train", *search, ways, "seed=choice(0,1)", cwd=tmp_path)
+    assert status == 1
+    assert "returns=acuracy is not known" in err
+    assert err.splitlines()[-1] == "train: all 1 runs of the search failed: see above"
+
+
+def test_a_failed_job_is_one_line() -> None:
+    account = (
+        "Job 31224 (task: 0) with path /runs/.submitit/31224/31224_0_result.pkl\n"
+        "has not produced any output (state: FINISHED)\nError stream produced:\n"
+        "----------------------------------------\ntraining transformer\ntrain: loss nan\n\n"
+    )
+    assert _failed(account).startswith("job 31224 (task: 0): loss nan; the others go on")
+    assert _failed("Job 7 vanished").startswith("job 7 vanished: it said nothing")
