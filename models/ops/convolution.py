@@ -75,7 +75,7 @@ class _Taps(torch.autograd.Function):
         ctx.silu = silu
         out_BTD = _sum_taps(x_BTD, weight_DW, segments_BT, tail_BWD)
         if silu:
-            out_BTD = F.silu(out_BTD, inplace=True)
+            out_BTD = F.silu(out_BTD, inplace=not torch.compiler.is_compiling())
         return out_BTD, _following(x_BTD, weight_DW, segments_BT, tail_BWD)
 
     @staticmethod

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .chunks import working_dtype
+from .in_place import times
 from .twin import runs_step_by_step
 
 
@@ -63,7 +64,7 @@ def unit_norm(x: Tensor, epsilon: float = 1e-6) -> Tensor:
 def inverse_root(x: Tensor, factor: float, epsilon: float) -> Tensor:
     """`1 / sqrt(factor * sum(x^2) + epsilon)` over the last axis, kept with size one."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return _scalar(epsilon, x.dtype, x.device).addcmul(length, length, value=factor).rsqrt_()
+    return _scalar(epsilon, x.dtype, x.device).addcmul(length, length, value=factor).rsqrt()
 
 
 @lru_cache(maxsize=32)
@@ -84,7 +85,7 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
         root = inverse_root(x, 1 / x.shape[-1], epsilon)
         ctx.save_for_backward(x, root, weight_D)
-        return (x * root).mul_(weight_D)
+        return times(x * root, weight_D)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -106,10 +107,10 @@ class _GatedRMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
-        gated = F.silu(gate).mul_(x)
+        gated = times(F.silu(gate), x)
         root = inverse_root(gated, 1 / x.shape[-1], epsilon)
         ctx.save_for_backward(x, gate, root, weight_D)
-        return gated.mul_(root).mul_(weight_D)
+        return times(times(gated, root), weight_D)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .in_place import plus_product
+
 Positions = Tensor | slice
 """Positions `[B, T]`, or the T that all rows share."""
 
@@ -48,7 +50,7 @@ class _Rotation(torch.autograd.Function):
 
 def _turn(x: Tensor, cosine: Tensor, sine: Tensor, sign: int) -> Tensor:
     swapped = x.roll(x.shape[-1] // 2, dims=-1)
-    return (x * cosine).addcmul_(swapped, sine, value=sign)
+    return plus_product(x * cosine, swapped, sine, sign)
 
 
 @lru_cache(maxsize=32)

@@ -59,13 +59,23 @@ def test_compiling_keeps_the_weights_and_their_names() -> None:
 @pytest.mark.parametrize("learns", [True, False])
 @pytest.mark.parametrize("kind", MIXERS)
 def test_torchs_own_path_is_one_graph(kind: str, learns: bool) -> None:
-    """Nothing in a mixer makes torch.compile give up, with gradients or without."""
+    """Nothing in a mixer makes torch.compile give up, and what it makes has the same gradients."""
     mixer = build_mixer(small_chunks(MIXERS[kind]()), dtype=torch.float32)
     x, segments = torch.randn(2, LENGTH, SITE.dim), PACKINGS["several"]
+    x.requires_grad_(learns)
     torch.compiler.reset()
-    compiled = torch.compile(lambda x: mixer(x, segments)[0], backend="eager", fullgraph=True)
+
+    def mix(x: torch.Tensor) -> torch.Tensor:
+        return mixer(x, segments)[0]
+
+    compiled = torch.compile(mix, backend="eager", fullgraph=True)
     with torch.set_grad_enabled(learns):
-        torch.testing.assert_close(compiled(x), mixer(x, segments)[0], atol=1e-5, rtol=1e-4)
+        outputs = compiled(x), mix(x)
+    torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-4)
+    if learns:
+        learnt = [x, *(weight for weight in mixer.parameters() if weight.requires_grad)]
+        found = [torch.autograd.grad(y.sin().sum(), learnt, allow_unused=True) for y in outputs]
+        torch.testing.assert_close(*found, atol=1e-4, rtol=1e-3)
 
 
 def test_attention_over_several_blocks_of_queries_is_one_graph() -> None:
