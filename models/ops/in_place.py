@@ -1,7 +1,7 @@
 """Overwrite a fresh tensor with a product, unless a compiler is looking.
 
-torch.compile of torch 2.11 loses the gradient that an `autograd.Function` writes out where its result
-was overwritten in place, and says nothing (2.13 doesn't). A compiler fuses the products anyway.
+torch.compile of torch 2.11 loses the gradient that an `autograd.Function` writes out where it has
+overwritten its result in place, and says nothing (2.13 does not). A compiler fuses products anyway.
 """
 
 import torch
