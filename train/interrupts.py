@@ -40,11 +40,18 @@ class StopRequest:
 
 
 @contextmanager
-def watch_signals() -> Iterator[StopRequest]:
-    """Turn these signals into a `StopRequest` while inside; restore the handlers after."""
+def watch_signals(at_once: bool = True) -> Iterator[StopRequest]:
+    """Turn these signals into a `StopRequest` while inside; restore the handlers after.
+
+    Args:
+        at_once: begin now; else when `StopRequest.listen` is called. One of several processes
+            waits for the others first, out of reach of Python's handlers: until then a signal has
+            to end it, or it would outlive one that was refused.
+    """
     request = StopRequest()
     before = {signum: signal.getsignal(signum) for signum in _SIGNUMS}
-    request.listen()
+    if at_once:
+        request.listen()
     try:
         yield request
     finally:
