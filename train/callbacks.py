@@ -241,6 +241,10 @@ class Checkpointer(L.Callback):
         self.recorder, self.latest = recorder, latest
         self._saved = -1
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Listen to signals from here on: all processes have met."""
+        self.request.listen()
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the checkpoint back, once weights are in their shards and there is an optimiser."""
         assert isinstance(pl_module, PretrainModule)

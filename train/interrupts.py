@@ -47,16 +47,17 @@ class StopRequest:
 
 
 @contextmanager
-def watch_signals(waits: bool = True) -> Iterator[StopRequest]:
+def watch_signals(at_once: bool = True) -> Iterator[StopRequest]:
     """Turn these signals into a `StopRequest` while inside; restore the handlers after.
 
     Args:
-        waits: listen at once. Otherwise it is for `StopRequest.listen` to begin, and until then the
-            process ends at once: one that waits for others that have died would never answer.
+        at_once: begin now; else when `StopRequest.listen` is called. One of several processes
+            waits for the others first, out of reach of Python's handlers: until then a signal has
+            to end it, or it would outlive one that was refused.
     """
     request = StopRequest()
     before = {signum: signal.getsignal(signum) for signum in _SIGNUMS}
-    if waits:
+    if at_once:
         request.listen()
     try:
         yield request

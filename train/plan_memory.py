@@ -4,8 +4,9 @@ One GPU's step is run without contents (`train.plan_step`), with what is sharded
 share that the GPU holds (`train.plan_shards`); what only several GPUs need comes on top:
 
     gradient buckets    ddp: copies of all gradients, to add up over GPUs
-    gathered weights    fsdp2: the root's, which stay, and two neighbouring units' (one runs, the
-                        next is on its way)
+    gathered weights    fsdp2: the root's, which stay; forward the largest unit's twice, as received
+                        and as unpacked; backward two neighbouring units' (one runs, the next is on
+                        its way)
     optimizer step      fsdp2 with Muon: see `train.plan_muon`
 
 A unit's gradients are whole until all are there, and a copy of them is sent, in every micro-batch:
@@ -20,8 +21,8 @@ from .plan_cache import remembered
 from .plan_muon import MuonWork
 from .plan_settings import Layout
 from .plan_shards import FLOAT, UnitSize
-from .plan_step import StepAsked, held_by_phases, most_held
-from .plan_tracker import GRADIENTS, OPTIMIZER, STEP, WEIGHTS
+from .plan_step import FORWARD, StepAsked, held_by_phases, most_held
+from .plan_tracker import BACKWARD, GRADIENTS, OPTIMIZER, STEP, WEIGHTS
 
 BUCKETS, GATHERED = "gradient buckets", "gathered weights"
 GUESSES = 6
@@ -71,12 +72,13 @@ def memory_of(
     phases = _held(replace(asked, shares=shares, reduced=sharded))
     if sharded and muon is not None and muon.held:
         phases = {**phases, STEP: {**phases[STEP], STEP: muon.held}}
+    if sharded:
+        gathered = _gathered(units)
+        phases = {phase: {**held, GATHERED: gathered[phase]} for phase, held in phases.items()}
     held = most_held(phases, shares)
     parts = {part: size * shares.get(part, 1.0) for part, size in held.items()}
     if layout.strategy == "ddp":
         parts[BUCKETS] = FLOAT * sum(unit.whole for unit in units)
-    if sharded:
-        parts[GATHERED] = _gathered(units)
     away = sum(parts.pop(part, 0.0) for part in _OFFLOADED) if offload else 0.0
     return Memory(parts, asked.rows, away)
 
@@ -103,11 +105,18 @@ def shares_of(units: list[UnitSize], optim: str) -> dict[str, float]:
     }
 
 
-def _gathered(units: list[UnitSize]) -> float:
-    inner = [unit.whole for unit in units if not unit.is_root] or [0]
-    pairs = [sum(pair) for pair in zip(inner, [*inner[1:], 0], strict=True)]
+def _gathered(units: list[UnitSize]) -> dict[str, float]:
+    """Return bytes of gathered weights by the step's phases.
+
+    On the way forward FSDP2 keeps what it received of a unit, beside the weights that it unpacked
+    of it, until the next unit's have come or the pass has ended.
+    """
+    inner = [unit.whole for unit in units if not unit.is_root]
     root = sum(unit.whole for unit in units if unit.is_root)
-    return FLOAT * float(root + max(pairs))
+    pairs = [sum(pair) for pair in zip(inner, [*inner[1:], 0], strict=True)]
+    forward = root + 2 * max(inner, default=root / 2)
+    backward = root + max(pairs, default=0)
+    return {FORWARD: FLOAT * forward, BACKWARD: FLOAT * backward, STEP: FLOAT * backward}
 
 
 def largest_rows(memory: Callable[[int], Memory], limit: float, start: Memory, most: int) -> int:

@@ -217,7 +217,8 @@ def _fit(run: Run, latest: Path | None) -> None:
     told = loggers_of(
         config.logger, run.folder, config.experiment_name, {"folder": str(run.folder)}
     )
-    with watch_signals(waits=not is_worker()) as request, _quiet(), told as loggers:
+    alone = config.parallel.processes == 1
+    with watch_signals(at_once=alone) as request, _quiet(), told as loggers:
         trainer = _trainer(run, strategy, loggers, _callbacks(run, request, latest, loggers))
         _say(run, latest)
         trainer.fit(module, datamodule=_data(run))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from models.backbone import Backbone
 from models.mixers.listing import MIXERS
@@ -37,6 +38,8 @@ def results(backbone: Backbone, read: torch.Tensor) -> dict[str, torch.Tensor]:
 def test_compiled_blocks_agree(case: str) -> None:
     plain = build_backbone(BACKBONE_CASES[case], torch.float32)
     compiled = build_backbone(BACKBONE_CASES[case], torch.float32)
+    torch.compiler.reset()
+    counters.clear()
     compiled.compile_blocks()
     for _ in range(2):
         read = torch.randint(VOCABULARY, (2, LENGTH))
@@ -45,6 +48,8 @@ def test_compiled_blocks_agree(case: str) -> None:
         for name, value in expected.items():
             error = (actual[name] - value).norm() / value.norm()
             assert error < 1e-4, f"{name} is off by {error:.1e}, relatively"
+    assert counters["stats"]["unique_graphs"] > 0, "nothing was compiled"
+    assert not counters["graph_break"]
 
 
 def test_compiling_keeps_the_weights_and_their_names() -> None:

@@ -172,6 +172,9 @@ DISTRIBUTED = (
     *("backbone.depth.loops=2", "backbone.depth.max_loops=3"),
 )
 ROUTED = (*_SHORT, "backbone=mor", "backbone.depth.route=token", "backbone.num_layers=3")
+PLAIN = (*_SHORT, "backbone=transformer")
+HYBRID = (*_SHORT, "backbone=gdn_hybrid", "backbone.num_layers=4", "optim.lr=1e-4")
+"""Slowly: at the usual rate, weights that are 1e-7 apart have gradients 1e-2 apart in ten steps."""
 
 
 @pytest.mark.multiprocess
@@ -181,6 +184,8 @@ ROUTED = (*_SHORT, "backbone=mor", "backbone.depth.route=token", "backbone.num_l
     [
         pytest.param(DISTRIBUTED, "looped", {"1", "2", "3"}, id="looped"),
         pytest.param(ROUTED, "mor", {"3"}, id="routed", marks=pytest.mark.nightly),
+        pytest.param(PLAIN, "transformer", {"1"}, id="transformer", marks=pytest.mark.nightly),
+        pytest.param(HYBRID, "gdn_hybrid", {"1"}, id="hybrid", marks=pytest.mark.nightly),
     ],
 )
 def test_two_processes_train_as_one(

@@ -39,7 +39,7 @@ def workers(process: subprocess.Popen[str]) -> list[int]:
 
 @pytest.mark.nightly
 @pytest.mark.multiprocess
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_sweep_of_four_runs_of_two_processes_leaves_four_folders(tmp_path: Path) -> None:
     """The launcher of Lightning would have made a second sweep of it in rank 1."""
     sweep = ("-m", *TWO, "trainer.max_steps=3", "parallel.runs=2", "seed=0,1,2,3")

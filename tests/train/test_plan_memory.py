@@ -9,9 +9,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from hydra import compose, initialize_config_module
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from data.make import make_corpus
 from eval.speed_memory import peak_memory
 from models.backbone import Backbone
 from models.config import BackboneConfig
@@ -22,7 +24,7 @@ from models.mixers.gated_delta import GatedDeltaNetConfig
 from models.mlps.moe import MoEConfig
 from models.sizing import resolve
 from tests.train.conftest import RunFactory
-from tests.train.runs import small_backbone, train, with_trainer
+from tests.train.runs import SMALL, launch, small_backbone, train, with_trainer
 from train.objective import Objective
 from train.objective_config import ObjectiveConfig
 from train.optim import OptimConfig, RoleOptimizer
@@ -34,6 +36,7 @@ from train.plan_shards import unit_sizes
 from train.plan_step import Held, NotPredicted, StepAsked, held_by_phases, most_held
 from train.plan_tracker import GRADIENTS, OPTIMIZER, WEIGHTS
 from train.planning import make_plan
+from train.schema import register_schemas, to_config
 from train.sharding import shard_units
 
 NEAR = 0.10
@@ -132,6 +135,15 @@ def test_sharding_divides_what_belongs_to_weights_alone() -> None:
     assert four.total <= more.total <= four.total + 1.05 * four.parts[WEIGHTS]
 
 
+def test_a_unit_that_is_large_is_held_twice_on_the_way_forward() -> None:
+    """As FSDP2 received it, and unpacked."""
+    asked = step(backbone(dim=256, layout="attn", depth=LOOPED))
+    units = unit_sizes(asked.backbone, 4)
+    _, core, root = (unit.whole for unit in units)
+    memory = memory_of(asked, units, Layout("fsdp2", 4, 1, 4))
+    assert memory.parts[GATHERED] == 4 * (root + 2 * core)
+
+
 @pytest.mark.parametrize("limit", [50, 100, 101, 199, 200, 1999])
 def test_the_largest_batch_fits_and_the_next_one_does_not(limit: float) -> None:
     def memory(rows: int) -> Memory:
@@ -183,6 +195,44 @@ def test_two_sharded_processes_hold_what_was_planned(name: str, tmp_path: Path) 
     muon = muon_work(asked.backbone, asked.optim, 2)
     planned = memory_of(asked, units, Layout("fsdp2", 2, 1, 2), muon)
     assert planned.total == pytest.approx(seen, rel=NEAR)
+
+
+SHAPES = {
+    "transformer": ("backbone.dim=64", "data.context=128"),
+    "looped": (
+        *("backbone.dim=256", "data.context=64", "trainer.rows_per_step=16"),
+        "backbone.depth={loops:3,max_loops:null,count:fixed}",
+    ),
+}
+"""Of runs in which activations, or the weights of one unit, are most of what is held."""
+
+
+@pytest.mark.nightly
+@pytest.mark.multiprocess
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("strategy", ["fsdp2", "ddp"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_run_of_two_processes_holds_what_was_planned(
+    name: str, strategy: str, tmp_path: Path
+) -> None:
+    """`python -m train` itself in each of them, on rows that are all targets."""
+    command = (
+        *("experiment=smoke", *SMALL, f"backbone={name}", "parallel=cpu", "parallel.devices=2"),
+        *("backbone.head_dim=32", "backbone.num_layers=4", *SHAPES[name], "data.loss.question=1.0"),
+        *("trainer.max_steps=3", "trainer.validate_every=0", f"parallel.strategy={strategy}"),
+        *(f"runs={tmp_path / 'runs'}", f"data.root={tmp_path / 'corpora'}"),
+    )
+    register_schemas()
+    with initialize_config_module(config_module="configs", version_base="1.3"):
+        config, _ = to_config(compose("train", list(command)))
+    make_corpus(config.data, progress=False)
+    together = ("--standalone", "--nproc-per-node=2", "-m", "tests.train.held", str(tmp_path))
+    status, _, err = launch("torch.distributed.run", *together, *command, cwd=tmp_path)
+    assert status == 0, err
+    seen = max(json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    memory = make_plan(config, PlanSettings(gpu="cpu")).memory
+    assert memory is not None
+    assert memory.total == pytest.approx(seen, rel=NEAR)
 
 
 @pytest.mark.gpu

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.progress import Progress
+from torch._dynamo.utils import counters
 
 from models.config import BackboneConfig
 from models.mixers.attention import AttentionConfig
@@ -100,8 +101,12 @@ def test_compiled_blocks_train_as_plain_ones(
     backbone: BackboneConfig = BACKBONES[name]
     config = with_trainer(run_at(backbone=backbone), max_steps=4)
     plain = train(config)
+    torch.compiler.reset()
+    counters.clear()
     compiled = train(
         with_trainer(run_at(backbone=backbone, runs=str(tmp_path / "c")), max_steps=4, compile=True)
     )
     assert compiled.name == plain.name
     assert losses(compiled) == pytest.approx(losses(plain), rel=1e-3)
+    assert counters["stats"]["unique_graphs"] > 0, "nothing was compiled"
+    assert not counters["graph_break"]

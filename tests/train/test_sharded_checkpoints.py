@@ -1,8 +1,11 @@
 """What two shards saved, any number of processes go on from."""
 
 import json
+import os
+import re
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,13 +15,20 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from data.atomic import WriteError
-from eval.checkpoint import checkpoint_path, checkpoints, load_trained, remove_checkpoint
-from eval.stored import Stored
+from eval.checkpoint import (
+    CheckpointError,
+    checkpoint_path,
+    checkpoints,
+    load_trained,
+    remove_checkpoint,
+)
+from eval.stored import MANIFEST, Stored
 from models.backbone import Backbone
 from models.config import backbone_from_dict
 from tests.train.conftest import RunFactory
 from tests.train.runs import SMALL, launch, metrics, refusal, train, with_trainer
 from tests.train.test_cutting import assert_equal_up_to_rounding
+from tests.train.test_faults import files_of, flipped
 from train.checkpoints import CheckpointSaver
 from train.consolidate import consolidate, main
 from train.pretrain import pretrain
@@ -43,20 +53,29 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / out.splitlines()[-1].removeprefix("run: ")
 
 
-def go_on(sharded: Path, folder: Path, *parallel: str) -> Path:
-    """Go on from step 8, in a copy, with other processes; without any named, in this one."""
+def copy_at_eight(sharded: Path, folder: Path) -> tuple[Path, tuple[str, ...]]:
+    """Copy the run as it was at step 8; return it, and the command that goes on with it."""
     run = folder / "runs" / "smoke" / sharded.name
     shutil.copytree(sharded, run)
     remove_checkpoint(checkpoint_path(run, 12))
     corpora = f"data.root={sharded.parents[2] / 'corpora'}"
-    command = (*COMMAND, corpora, f"runs={folder / 'runs'}")
+    return run, (*COMMAND, corpora, f"runs={folder / 'runs'}")
+
+
+def train_here(command: tuple[str, ...]) -> Path:
+    register_schemas()
+    with initialize_config_module(config_module="configs", version_base="1.3"):
+        return pretrain(*to_config(compose("train", list(command))))
+
+
+def go_on(sharded: Path, folder: Path, *parallel: str) -> Path:
+    """Go on from step 8, in a copy, with other processes; without any named, in this one."""
+    run, command = copy_at_eight(sharded, folder)
     if parallel:
         status, _, err = launch("train", *command, *parallel, cwd=folder)
         assert status == 0, err
-        return run
-    register_schemas()
-    with initialize_config_module(config_module="configs", version_base="1.3"):
-        assert pretrain(*to_config(compose("train", list(command)))) == run
+    else:
+        assert train_here(command) == run
     return run
 
 
@@ -113,6 +132,86 @@ def test_consolidated_weights_are_the_shards(
     path.unlink()
     assert main([f"run={sharded}", "step=5"]) == 1
     assert "no checkpoint of step 5; there are: step-0000004" in capsys.readouterr().err
+
+
+def write_flipped(path: Path) -> None:
+    path.write_bytes(flipped(path.read_bytes()))
+
+
+def cut_short(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "flipped": (write_flipped, "its checksum is another"),
+    "cut short": (cut_short, r"\d+ bytes instead of \d+"),
+    "missing": (Path.unlink, "(it is missing|FileNotFoundError)"),
+}
+WEIGHTS, AVERAGES = "model-00001-000.safetensors", "optimizer-00001-001.safetensors"
+"""What the second of two processes saved."""
+
+
+def damaged(run: Path, name: str, damage: str) -> re.Pattern[str]:
+    """Damage a file of the run's newest checkpoint; return what a refusal of it says."""
+    newest = checkpoints(run)[-1]
+    change, how = DAMAGES[damage]
+    change(newest / name)
+    said = rf"{re.escape(str(newest))}: the checkpoint is damaged \({name}, {how}\); remove it and"
+    return re.compile(said)
+
+
+@pytest.mark.multiprocess
+@pytest.mark.timeout(300)
+def test_a_damaged_shard_is_refused_by_name(
+    sharded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By one process, by two, and by what reads weights alone."""
+    run, command = copy_at_eight(sharded, tmp_path)
+    for name, damage in ((WEIGHTS, "cut short"), (AVERAGES, "flipped"), (AVERAGES, "missing")):
+        path = checkpoint_path(run, 8) / name
+        whole = path.read_bytes()
+        said, before = damaged(run, name, damage), files_of(run)
+        assert said.match(refusal(capsys, "train", lambda: train_here(command)))
+        assert files_of(run) == before
+        path.write_bytes(whole)
+
+    said, before = damaged(run, WEIGHTS, "flipped"), files_of(run)
+    status, out, err = launch("train", *command, *TWO_SHARDS, cwd=tmp_path)
+    (line,) = err.splitlines()
+    assert (status, out) == (2, "") and said.match(line.removeprefix("train: "))
+    for read in (consolidate, load_trained):
+        with pytest.raises(CheckpointError, match=said):
+            read(run)
+    assert files_of(run) == before
+
+
+@pytest.mark.nightly
+@pytest.mark.multiprocess
+@pytest.mark.timeout(600)
+def test_two_processes_refuse_any_damage_and_go_on_from_the_one_before(
+    sharded: Path, tmp_path: Path
+) -> None:
+    """Neither waits for the other: the one that reads ends both."""
+    run, command = copy_at_eight(sharded, tmp_path)
+    replicas = ("parallel.strategy=ddp", "parallel.devices=2")
+    for name, damage, parallel in (
+        (WEIGHTS, "cut short", replicas),
+        (WEIGHTS, "missing", TWO_SHARDS),
+        (AVERAGES, "flipped", replicas),
+        (MANIFEST, "missing", TWO_SHARDS),
+    ):
+        path = checkpoint_path(run, 8) / name
+        whole = path.read_bytes()
+        said, before = damaged(run, name, damage), files_of(run)
+        status, _, err = launch("train", *command, *parallel, cwd=tmp_path)
+        (line,) = err.splitlines()
+        assert status == 2 and said.match(line.removeprefix("train: "))
+        assert files_of(run) == before
+        path.write_bytes(whole)
+    remove_checkpoint(checkpoint_path(run, 8))
+    status, _, err = launch("train", *command, *TWO_SHARDS, cwd=tmp_path)
+    assert status == 0 and "from step 4 to step 12" in err
+    assert_same_end(run, sharded)
 
 
 def test_the_best_are_kept_beside_the_newest(run_at: RunFactory) -> None:

@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.progress import TaskID
 
 from eval.__main__ import main as evaluate
 from eval.checkpoint import checkpoint_step, checkpoints
 from eval.ledger import read_ledger
 from tests.train.runs import SMALL, metrics, snapshot, start, train, wait_for_rows
+from tests.train.test_launch import wait_until
+from train.records import read_metrics
 from train.schema import register_schemas
 from train.study import Conductor, Job, StudyFailed, main, plan_jobs
 
@@ -94,10 +97,16 @@ def test_the_others_save_when_one_fails(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     _, (long, second) = plan_jobs([*STUDY, "trainer.max_steps=100000"])
     wrong = Job("wrong", [*second.overrides, "seeed=1"], second.config, second.folder)
+
+    class OneAfterTheOther(Conductor):
+        def run_job(self, job: Job, bar: TaskID) -> None:
+            if job is wrong:
+                wait_until(lambda: read_metrics(long.folder / "metrics.csv"))
+            super().run_job(job, bar)
+
     with pytest.raises(StudyFailed, match="wrong: training failed"):
-        Conductor([long, wrong], at_a_time=2).run()
-    if (long.folder / "metrics.csv").exists():
-        assert trained(long.folder) == len(metrics(long.folder)) < 100_000
+        OneAfterTheOther([long, wrong], at_a_time=2).run()
+    assert 0 < trained(long.folder) == len(metrics(long.folder)) < 100_000
 
 
 def test_a_study_plans_its_runs(tmp_path: Path) -> None:
