@@ -31,7 +31,9 @@ def _peak_on_gpu(call: Callable[[], Any]) -> int:
 
 def _peak_on_cpu(call: Callable[[], Any]) -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it greets on standard error, each time
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+    with profile(
+        activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
+    ) as recorded:
         call()
     assert recorded.profiler is not None and recorded.profiler.kineto_results is not None
     events: list[Any] = recorded.profiler.kineto_results.events()

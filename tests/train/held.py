@@ -26,7 +26,9 @@ def most_held(call: Callable[[], object]) -> int:
     Without what gloo allocates for itself, which other devices' groups don't: copies of what it
     sends, freed by threads where the profiler doesn't see it.
     """
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+    with profile(
+        activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
+    ) as recorded:
         call()
     assert recorded.profiler is not None and recorded.profiler.kineto_results is not None
     changes = _changes(recorded.profiler.kineto_results.experimental_event_tree())
