@@ -13,7 +13,7 @@ FINGERPRINT := $(shell (cat pyproject.toml constraints.txt; echo '$(TORCH_INDEX)
 STAMP := $(VENV)/.installed-$(FINGERPRINT)
 PROBE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 
-.PHONY: help quickstart test lint nightly clean
+.PHONY: help quickstart test lint processes nightly clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -31,6 +31,11 @@ lint: $(STAMP)  ## check style, format and types
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m pyright --pythonpath $(BIN)/python
+
+processes: $(STAMP)  ## run what CI adds: a sweep of runs of two processes, shards read by two and four
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nightly --timeout 600 \
+	  tests/train/test_launch.py::test_a_sweep_of_four_runs_of_two_processes_leaves_four_folders \
+	  tests/train/test_sharded_checkpoints.py::test_others_go_on_from_two_shards
 
 nightly: $(STAMP)  ## run the tests that take minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nightly --timeout 3600
