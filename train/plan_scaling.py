@@ -38,6 +38,7 @@ def scaling_table(
     Each line has the least that fits: no recomputation before some, ddp before shards within nodes,
     and these before shards over all; with the most rows per GPU that fit, up to what a global batch
     has for each. Where links then take more than `MOST_WAITING`, it is the fastest of all that fit.
+    Where none does, it is what holds the least, of one row.
     """
     for size in settings.sizes:
         for family in settings.families:
@@ -45,32 +46,37 @@ def scaling_table(
             for world in settings.worlds:
                 print(f"{family} {size} on {world}", file=sys.stderr, flush=True)
                 plans[world] = _least(family, size, world, compose, settings)
-            figures = [{"size": size, "world": world} | _of(plan) for world, plan in plans.items()]
+            figures = [
+                {"size": size, "world": world} | plain(plan) for world, plan in plans.items()
+            ]
             lines = [_line(world, plan) for world, plan in plans.items()]
             yield [*_heading(family, size, plans.values()), *lines, ""], figures
 
 
-def _heading(family: str, size: str, plans: Iterable[Plan | None]) -> list[str]:
-    known = [count(plan.work.parameters) for plan in plans if plan is not None]
-    title = f"### {family}, size={size}" + (f": {known[0]} parameters" if known else "")
+def _heading(family: str, size: str, plans: Iterable[Plan]) -> list[str]:
+    parameters = count(next(iter(plans)).work.parameters)
+    title = f"### {family}, size={size}: {parameters} parameters"
     return [title, "", f"| {' | '.join(_HEADS)} |", "|" + " --- |" * len(_HEADS)]
 
 
-def _least(
-    family: str, size: str, world: int, compose: Compose, settings: PlanSettings
-) -> Plan | None:
-    config, fitting = compose([f"backbone={family}", f"size={size}"]), []
+def _least(family: str, size: str, world: int, compose: Compose, settings: PlanSettings) -> Plan:
+    config, found = compose([f"backbone={family}", f"size={size}"]), []
     for recompute in RECOMPUTE:
         for parallel in _strategies(world, settings):
             plan = _fitted(
                 replace(config, parallel=replace(parallel, recompute=recompute)), settings
             )
-            if plan is None:
-                continue
-            if plan.time.step <= (1 + MOST_WAITING) * plan.time.computing:
+            if plan.fits and plan.time.step <= (1 + MOST_WAITING) * plan.time.computing:
                 return plan
-            fitting.append(plan)
-    return min(fitting, key=lambda plan: plan.time.step, default=None)
+            found.append(plan)
+    fitting = [plan for plan in found if plan.fits]
+    return min(fitting, key=lambda plan: plan.time.step) if fitting else min(found, key=_held)
+
+
+def _held(plan: Plan) -> float:
+    """What a GPU holds: all of the table's backbones are predicted."""
+    assert plan.memory is not None
+    return plan.memory.total
 
 
 def _strategies(world: int, settings: PlanSettings) -> list[ParallelConfig]:
@@ -86,35 +92,30 @@ def _strategies(world: int, settings: PlanSettings) -> list[ParallelConfig]:
     ]
 
 
-def _fitted(config: RunConfig, settings: PlanSettings) -> Plan | None:
-    """The plan with the most rows per GPU that fit and divide the batch; None where none do."""
+def _fitted(config: RunConfig, settings: PlanSettings) -> Plan:
+    """The plan with the most rows per GPU that fit and divide the batch; of one where none do."""
     each = config.trainer.rows_per_step // config.parallel.processes
     one = make_plan(config, replace(settings, rows=1))
-    if not one.largest:
-        return None
-    rows = max(n for n in range(1, min(each, one.largest) + 1) if each % n == 0)
+    most = min(each, one.largest or 1)
+    rows = max(n for n in range(1, most + 1) if each % n == 0)
     plan = one if rows == 1 else make_plan(config, replace(settings, rows=rows))
     steps = -(-TOKENS_PER_PARAMETER * plan.work.parameters // plan.work.tokens_per_step)
     return replace(plan, work=replace(plan.work, steps=steps))
 
 
-def _line(world: int, plan: Plan | None) -> str:
-    if plan is None:
-        return f"| {world} | none fits |" + " |" * (len(_HEADS) - 2)
-    assert plan.memory is not None
-    rows = f"{plan.work.asked.rows} x {plan.work.accumulate}"
+def _line(world: int, plan: Plan) -> str:
+    memory = f"{_held(plan) / GIB:.1f} GiB"
+    if not plan.fits:  # the least of all
+        held = f"{memory} of {plan.limit / GIB:.1f}"
+        return f"| {world} | none fits | {recompute_of(plan)} | 1 | {held} |" + " |" * 3
     entries = [
         str(world),
         strategy_of(plan),
         recompute_of(plan),
-        rows,
-        f"{plan.memory.total / GIB:.1f} GiB",
+        f"{plan.work.asked.rows} x {plan.work.accumulate}",
+        memory,
         f"{plan.time.step:.3g} s",
         count(plan.work.tokens_per_step / plan.time.step),
         f"{plan.gpu_hours:,.0f}",
     ]
     return f"| {' | '.join(entries)} |"
-
-
-def _of(plan: Plan | None) -> dict[str, Any]:
-    return {"fits": False} if plan is None else plain(plan)
