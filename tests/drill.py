@@ -192,20 +192,20 @@ def end(process: subprocess.Popen[str], kind: str) -> tuple[int, str]:
     return process.returncode, said
 
 
-def kill_everything(process: subprocess.Popen[str]) -> None:
-    """`kill -9` for a job and all that it has started."""
+def killed(patient: Patient, process: subprocess.Popen[str], kind: str) -> Outcome:
+    """`kill -9` for a job and all that it has started; what it has saved must be whole."""
     for pid in [*children(process), process.pid]:
         os.kill(pid, signal.SIGKILL)
     process.communicate()
+    patient.whole(kind)
+    return Outcome(kind, False, patient.done - patient.newest())
 
 
 def kill(patient: Patient) -> Outcome:
     """All processes die at any moment, also before there is a checkpoint."""
     process, goal = patient.begin(), patient.done + patient.draw.randrange(1, 20)
     patient.until(lambda: patient.done >= goal, process, "kill")
-    kill_everything(process)
-    patient.whole("kill")
-    return Outcome("kill", False, patient.done - patient.newest())
+    return killed(patient, process, "kill")
 
 
 def kill_in_save(patient: Patient) -> Outcome:
@@ -214,9 +214,7 @@ def kill_in_save(patient: Patient) -> Outcome:
     patient.some_steps(process, "kill_in_save")
     folder = patient.run / "checkpoints"
     patient.until(lambda: any(folder.glob("*.tmp")), process, "kill_in_save")
-    kill_everything(process)
-    patient.whole("kill_in_save")
-    return Outcome("kill_in_save", False, patient.done - patient.newest())
+    return killed(patient, process, "kill_in_save")
 
 
 def stop(patient: Patient) -> Outcome:

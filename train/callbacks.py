@@ -18,6 +18,7 @@ from data.batch import Batch
 from data.module import CorpusModule
 
 from .checkpoints import CheckpointSaver, go_on_from, latest_checkpoint
+from .closing import Closing
 from .interrupts import Interrupted, StopRequest
 from .module import PretrainModule
 from .records import MetricsWriter
@@ -44,7 +45,7 @@ def _corpus_module(trainer: L.Trainer) -> CorpusModule:
     return data
 
 
-class Recorder(L.Callback):
+class Recorder(Closing):
     """Writes metrics.csv, logs the same numbers, and stops the run at a non-finite loss.
 
     Every rank takes part in the sums; the first one writes.
@@ -189,17 +190,8 @@ class Recorder(L.Callback):
             f"{data.corpus.path}/train; last good checkpoint: {good or 'none yet'}"
         )
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def close(self) -> None:
         """Close the file."""
-        self._close()
-
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
-        """Close the file: Lightning skips `teardown` after an error."""
-        self._close()
-
-    def _close(self) -> None:
         if self.writer is not None:
             self.writer.close()
             self.writer = None
@@ -218,7 +210,7 @@ def _depths(module: PretrainModule) -> dict[str, int | None]:
     }
 
 
-class Checkpointer(L.Callback):
+class Checkpointer(Closing):
     """Goes on from a checkpoint; saves every so many steps, at the end, and when asked to stop.
 
     Args:
@@ -285,18 +277,12 @@ class Checkpointer(L.Callback):
                 f"stopped at step {step}, saved; the same command goes on from there",
             )
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Close the writing thread."""
-        self.saver.close()
-
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
-        """Let what is being saved get to the disk: Lightning skips `teardown` after an error."""
+    def close(self) -> None:
+        """Let what is being saved get to the disk, and end the writing thread."""
         self.saver.close()
 
 
-class ProgressBar(L.Callback):
+class ProgressBar(Closing):
     """One line on standard error: step, loss, tokens a second, time left; silent when piped."""
 
     def __init__(self, label: str) -> None:
@@ -336,17 +322,8 @@ class ProgressBar(L.Callback):
                 self._task, completed=trainer.global_step, loss=float(loss.detach())
             )
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def close(self) -> None:
         """Take the bar away."""
-        self._stop()
-
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
-        """Take the bar away: Lightning skips `teardown` after an error."""
-        self._stop()
-
-    def _stop(self) -> None:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None

@@ -21,6 +21,7 @@ import lightning as L
 
 from data.atomic import TEMPORARY_SUFFIX
 
+from .closing import Closing
 from .logging import Alert
 
 STALLED = 75
@@ -189,7 +190,7 @@ class Watchdog:
             told.join(ALERT_SECONDS)
 
 
-class Heartbeat(L.Callback):
+class Heartbeat(Closing):
     """Tells the watchdog what the process does; stands first among the callbacks.
 
     Args:
@@ -245,17 +246,8 @@ class Heartbeat(L.Callback):
         """The update is done; what follows are records, validation, saving, and the next batch."""
         self._move(trainer, "record, validate, save, read")
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def close(self) -> None:
         """End the thread."""
-        self._stop()
-
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
-        """End the thread: Lightning skips `teardown` after an error."""
-        self._stop()
-
-    def _stop(self) -> None:
         if self.watchdog is not None:
             self.watchdog.stop()
             self.watchdog = None
